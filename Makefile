@@ -1,0 +1,74 @@
+# Every command of the project; `make` alone lists them. The environment is made when it is needed.
+#
+#   make train ARGS="model=small moe=switch"     overrides, as `python -m llm.train` takes them
+#   make env PIP_ARGS="--extra-index-url URL"    another package index, e.g. one with CPU builds
+#   make env PYTHON3=python3.12                  another Python (3.11 or newer)
+
+PYTHON3 ?= python3
+PIP_ARGS ?=
+ARGS ?=
+# Processes of `make test`: a number, or "auto" for one a core (eight at most, since each imports
+# torch). A process computes with one thread (tests/conftest.py).
+JOBS ?= auto
+
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+STAMP := $(VENV)/.made
+# Messages go to standard error: the last line on standard output belongs to the command.
+SAY := @echo >&2
+
+.DEFAULT_GOAL := help
+.PHONY: help env train test test-all chat sweep bench sizes lint format clean distclean
+
+help: ## List the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+env: $(STAMP) ## Make the environment in .venv (again when dependencies change)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON3) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "make: $(PYTHON3) is missing or older than 3.11; install Python 3.11 or newer, or name one: make env PYTHON3=python3.12" >&2; exit 1; }
+	@$(PYTHON3) -m venv $(VENV) >/dev/null 2>&1 || { \
+	  echo "make: $(PYTHON3) -m venv failed; on Debian or Ubuntu install it first: apt install python3-venv" >&2; exit 1; }
+	$(SAY) "Installing the pinned dependencies into $(VENV): about two minutes, most of it PyTorch's download."
+	@$(PYTHON) -m pip install -q --disable-pip-version-check $(PIP_ARGS) -c constraints.txt torch >&2
+	@$(PYTHON) -m pip install -q --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e ".[dev]" >&2
+	@touch $(STAMP)
+
+train: env ## Train a model; its last line is the run's directory
+	@$(PYTHON) -m llm.train $(ARGS)
+
+chat: env ## Talk to the newest finished run
+	@$(PYTHON) -m llm.chat $(ARGS)
+
+sweep: ARGS = model=tiny moe=dense,switch,topk
+sweep: env ## Train several configurations, one after another
+	@$(PYTHON) -m llm.train -m $(ARGS)
+
+sizes: env ## Print parameters and FLOPs of every model
+	@$(PYTHON) -m llm.sizes $(ARGS)
+
+test: env ## Run the fast tests
+	@$(PYTHON) -m pytest -n $(JOBS) --maxprocesses 8 -m "not slow" $(ARGS)
+
+test-all: env ## Run every test, the slow ones too
+	@$(PYTHON) -m pytest -n $(JOBS) --maxprocesses 8 $(ARGS)
+
+bench: env ## Measure speed
+	@$(PYTHON) experiments/speed/bench.py $(ARGS)
+
+lint: env ## Check style and types
+	@$(PYTHON) -m ruff check
+	@$(PYTHON) -m ruff format --check
+	@$(PYTHON) -m mypy
+
+format: env ## Mend style where a tool can
+	@$(PYTHON) -m ruff check --fix
+	@$(PYTHON) -m ruff format
+
+clean: ## Remove caches and build products (never outputs/)
+	@rm -rf build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	@find . -path ./$(VENV) -prune -o -path ./outputs -prune -o -name __pycache__ -type d -print0 | xargs -0 rm -rf
+
+distclean: clean ## Remove the environment as well
+	@rm -rf $(VENV)

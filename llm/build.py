@@ -1,0 +1,42 @@
+"""The one place where rooms meet: from a validated config to a model.
+
+The loop, reopening a run, interchange and planning all build through here.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from llm.config.instantiate import instantiate
+from llm.model.accounting import Account, account
+from llm.model.transformer import Transformer
+
+
+def build_model(
+    config: dict[str, Any],
+    vocab_size: int,
+    plugins: Iterable[str] = (),
+    device: torch.device | str = "cpu",
+) -> Transformer:
+    """The model that `config` describes, initialised from its seed.
+
+    Weights are drawn on the CPU whatever the device, so that they are the same everywhere.
+
+    Args:
+        config: validated, with `model`, `moe` and `seed`
+        vocab_size: of the tokenizer
+        device: "meta" builds without memory, to check and to count
+    """
+    torch.manual_seed(config["seed"])
+    with torch.device("meta" if str(device) == "meta" else "cpu"):
+        feed_forward = instantiate(config["moe"], "moe", plugins)
+        make = instantiate(config["model"], "model", plugins)
+        model = make(vocab_size, feed_forward)
+    return model.to(device)
+
+
+def account_for(config: dict[str, Any], model: torch.nn.Module) -> Account:
+    """Parameters and operations of `model` at its training length."""
+    node = config["model"]
+    return account(model, node["d_model"], node["n_layers"], node["max_seq_len"])

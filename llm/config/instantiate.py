@@ -1,0 +1,49 @@
+"""From a validated node to the object that it describes."""
+
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
+
+from llm.config.errors import Refused
+from llm.config.schema import dataclass_of, holds_node, locate, schema_of
+
+
+def instantiate(node: dict[str, Any], path: str, plugins: Iterable[str] = ()) -> Any:
+    """Call the constructor that `node` names with the node's values.
+
+    A class with parameters that the config does not set (those before its `*`) becomes a factory
+    that waits for them. So does every node within.
+
+    Args:
+        node: a validated node with its `_target_`
+        path: dotted place of the node, put before the key that a constructor refuses
+        plugins: packages beside `llm` that `_target_` may name
+    """
+    return _call(locate(node["_target_"], plugins), node, path, plugins)
+
+
+def _call(target: Any, node: dict[str, Any], path: str, plugins: Iterable[str]) -> Any:
+    schema = schema_of(target)
+    arguments: dict[str, Any] = {}
+    for key, parameter in schema.keys.items():
+        value = node[key] if key in node else parameter.default
+        if holds_node(parameter.annotation) and isinstance(value, dict):
+            inner = f"{path}.{key}" if path else key
+            if "_target_" in value:
+                value = instantiate(value, inner, plugins)
+            else:
+                value = _call(dataclass_of(parameter.annotation), value, inner, plugins)
+        arguments[key] = value
+    factory = partial(_named, target, path, arguments)
+    return factory if schema.handed else factory()
+
+
+def _named(target: Any, path: str, arguments: dict[str, Any], *handed: Any) -> Any:
+    """Construct, and name the key of a refusal by its full path."""
+    try:
+        return target(*handed, **arguments)
+    except Refused as refusal:
+        if refusal.key is None or refusal.key.startswith(f"{path}."):
+            raise
+        key = f"{path}.{refusal.key}" if path else refusal.key
+        raise Refused(refusal.message, key) from None

@@ -1,0 +1,105 @@
+"""The top of the config: what `conf/train.yaml` holds beside the groups."""
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from llm.config.errors import Refused
+from llm.config.schema import Node
+from llm.config.types import UNRECORDED, NonNegativeInt, PositiveFloat, PositiveInt
+
+_BUDGET = re.compile(r"([0-9.]+(?:e[+-]?[0-9]+)?)\s*([kMGB]?)(tok|steps?|epochs?|flops|min)")
+_SCALE = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "B": 1e9}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much to train: an amount of one of `tok`, `step`, `epoch`, `flops`, `min`."""
+
+    amount: float
+    unit: Literal["tok", "step", "epoch", "flops", "min"]
+
+    @classmethod
+    def parse(cls, text: str) -> "Budget":
+        match = _BUDGET.fullmatch(text.strip())
+        if not match:
+            raise Refused(
+                f"{text!r} is no budget; write 20Mtok, 2000steps, 3epochs, 1e15flops or 10min",
+                "budget",
+            )
+        try:
+            amount = float(match[1]) * _SCALE[match[2]]
+        except ValueError:
+            raise Refused(f"{match[1]!r} in {text!r} is no number", "budget") from None
+        if not 0 < amount < math.inf:
+            raise Refused(f"{text!r} must be more than nothing", "budget")
+        unit = match[3].rstrip("s") if match[3] != "flops" else "flops"
+        return cls(amount, unit)  # type: ignore[arg-type]
+
+    @property
+    def name(self) -> str:
+        """The unit behind a number: "steps", "tok"."""
+        return {"step": "steps", "epoch": "epochs"}.get(self.unit, self.unit)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """The `train` section.
+
+    budget: `20Mtok`, `2000steps`, `3epochs`, `1e15flops` or `10min`
+    batch_size: sequences in one micro-step, over all ranks
+    grad_accum_steps: micro-steps in one optimizer step
+    clip_norm: largest global gradient norm, null for no clipping
+    eval_every: optimizer steps between evaluations (and one at the end)
+    eval_tokens: evaluate on the first so many validation tokens, null for all of them
+    checkpoint_every: optimizer steps between checkpoints (and one at the end)
+    sample_every: optimizer steps between text samples, null for the end only
+    overfit: train on the first batch for ever (debug=overfit)
+    profile: write a trace of steps 3 to 5 that opens in Perfetto (debug=profile)
+    """
+
+    budget: str
+    batch_size: PositiveInt
+    grad_accum_steps: PositiveInt
+    clip_norm: PositiveFloat | None
+    eval_every: PositiveInt
+    eval_tokens: PositiveInt | None
+    checkpoint_every: Annotated[int, *PositiveInt.__metadata__, UNRECORDED]
+    sample_every: PositiveInt | None
+    overfit: bool
+    profile: Annotated[bool, UNRECORDED]
+
+    def __post_init__(self) -> None:
+        Budget.parse(self.budget)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """The `run` section: what to do where a run of this identity exists already.
+
+    existing: `resume` continues an unfinished one and answers from a finished one; `restart`
+        moves it aside and begins anew
+    code_changed: `refuse` stops where the code that made it was another; `accept` goes on
+    """
+
+    existing: Annotated[Literal["resume", "restart"], UNRECORDED]
+    code_changed: Annotated[Literal["refuse", "accept"], UNRECORDED]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """One run, fully described. `seed` keys initialisation, batch order, dropout and noise."""
+
+    seed: NonNegativeInt
+    train: TrainSettings
+    model: Node
+    moe: Node
+    data: Node
+    tokenizer: Node
+    optimizer: Node
+    hardware: Node
+    tracking: Annotated[Node, UNRECORDED]
+    run: Annotated[RunSettings, UNRECORDED]
+    outputs: Annotated[str, UNRECORDED]
+    plugins: Annotated[list[str], UNRECORDED]

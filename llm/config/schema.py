@@ -1,0 +1,170 @@
+"""The schema of a config node is the signature of the class that it names.
+
+Keyword-only parameters are what the config sets. Parameters before the `*` are handed over by
+`llm.build` (a vocabulary size, a geometry): a node whose class has some becomes a factory that
+waits for them.
+"""
+
+import importlib
+import inspect
+import types
+from collections.abc import Iterable
+from dataclasses import MISSING, dataclass, is_dataclass
+from functools import cache
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from llm.config.errors import Refused
+from llm.config.types import UNRECORDED, Between
+
+
+class Node:
+    """Annotation of a parameter that holds another node: a mapping that names its `_target_`."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One key of a node: its type, its range, whether it can change a result."""
+
+    name: str
+    annotation: Any
+    default: Any  # MISSING where the config must give a value
+    recorded: bool
+
+    def check(self, value: Any) -> Any:
+        """`value` in its canonical spelling (3 for 3.0 where an int is asked), or Refused."""
+        return _check(value, self.annotation)
+
+
+@dataclass(frozen=True)
+class Schema:
+    """The keys that a class takes from its YAML node, and those that `llm.build` hands it."""
+
+    target: Any
+    keys: dict[str, Parameter]
+    handed: tuple[str, ...]
+
+
+def locate(path: Any, plugins: Iterable[str] = ()) -> Any:
+    """The class or function that `_target_: path` names, from `llm` or a listed plugin only."""
+    if not isinstance(path, str) or "." not in path:
+        raise Refused(f"{path!r} names no class; write it as package.module.Class", "_target_")
+    allowed = ("llm", *plugins)
+    if path.split(".")[0] not in allowed:
+        package = path.split(".")[0]
+        raise Refused(
+            f"{path} lies outside llm; if you trust it, add 'plugins=[{package}]' to the command",
+            "_target_",
+        )
+    module_name, _, name = path.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module_name), name)
+    except (ModuleNotFoundError, AttributeError) as error:
+        raise Refused(f"there is no {path} ({error})", "_target_") from None
+
+
+@cache
+def schema_of(target: Any) -> Schema:
+    """Read a constructor's signature: ranges from `Annotated`, identity from `UNRECORDED`."""
+    source = target if is_dataclass(target) or not inspect.isclass(target) else target.__init__
+    hints = get_type_hints(source, include_extras=True)
+    keys, handed = {}, []
+    for name, parameter in inspect.signature(target).parameters.items():
+        if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
+            raise TypeError(f"{target.__name__}: a config class lists its parameters, no *{name}")
+        if parameter.kind is not parameter.KEYWORD_ONLY:
+            handed.append(name)
+            continue
+        annotation = hints.get(name, Any)
+        default = MISSING if parameter.default is parameter.empty else parameter.default
+        keys[name] = Parameter(name, annotation, default, not _mentions_unrecorded(annotation))
+    return Schema(target, keys, tuple(handed))
+
+
+def _mentions_unrecorded(annotation: Any) -> bool:
+    return get_origin(annotation) is Annotated and UNRECORDED in annotation.__metadata__
+
+
+def holds_node(annotation: Any) -> bool:
+    """Whether a parameter of this type holds another config node (or a factory made from one)."""
+    options = _options(annotation)
+    return any(option is Node or is_dataclass(option) for option in options)
+
+
+def dataclass_of(annotation: Any) -> Any | None:
+    """The dataclass that describes a node without `_target_`, where the annotation is one."""
+    return next((option for option in _options(annotation) if is_dataclass(option)), None)
+
+
+def _options(annotation: Any) -> tuple[Any, ...]:
+    if get_origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
+    if get_origin(annotation) in (Union, types.UnionType):
+        return get_args(annotation)
+    return (annotation,)
+
+
+def describe(annotation: Any) -> str:
+    """The type as a user would say it: "a whole number, at least 1"."""
+    if get_origin(annotation) is Annotated:
+        base, *notes = get_args(annotation)
+        bounds = [str(note) for note in notes if isinstance(note, Between)]
+        return ", ".join([describe(base), *bounds])
+    if get_origin(annotation) is Literal:
+        return "one of " + ", ".join(str(choice) for choice in get_args(annotation))
+    if get_origin(annotation) in (Union, types.UnionType):
+        return " or ".join(describe(option) for option in get_args(annotation))
+    if get_origin(annotation) is list:
+        return f"a list of {describe(get_args(annotation)[0]).removeprefix('a ')}s"
+    names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+    names[type(None)] = "null"
+    return names.get(annotation, "a config node")
+
+
+def _check(value: Any, annotation: Any) -> Any:
+    if annotation is Any:
+        return value
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        base, *notes = get_args(annotation)
+        value = _check(value, base)
+        for note in notes:
+            if isinstance(note, Between) and value is not None and not note.holds(value):
+                raise Refused(f"is {value}, and must be {note}")
+        return value
+    if origin in (Union, types.UnionType):
+        for option in get_args(annotation):
+            try:
+                return _check(value, option)
+            except Refused as refusal:
+                in_range_question = get_origin(option) is Annotated and "must be" in str(refusal)
+                if in_range_question and not str(refusal).startswith("is not"):
+                    raise
+        raise Refused(f"is not {describe(annotation)}: {value!r}")
+    if origin is Literal:
+        for choice in get_args(annotation):
+            if value == choice and type(value) is type(choice):
+                return value
+        raise Refused(f"is not {describe(annotation)}: {value!r}")
+    if origin is list:
+        if not isinstance(value, list):
+            raise Refused(f"is not {describe(annotation)}: {value!r} (write [a,b])")
+        return [_check(item, get_args(annotation)[0]) for item in value]
+    if annotation is type(None):
+        fits = value is None
+    elif annotation is bool:
+        fits = isinstance(value, bool)
+    elif annotation is float:
+        fits = isinstance(value, int | float) and not isinstance(value, bool)
+        value = float(value) if fits else value
+    elif annotation is int:
+        fits = isinstance(value, int | float) and not isinstance(value, bool)
+        fits = fits and float(value).is_integer()
+        value = int(value) if fits else value
+    elif annotation is str:
+        fits = isinstance(value, str | int) and not isinstance(value, bool)
+        value = str(value) if fits else value
+    else:
+        raise TypeError(f"a signature names the type {annotation}, which no config can hold")
+    if not fits:
+        raise Refused(f"is not {describe(annotation)}: {value!r}")
+    return value

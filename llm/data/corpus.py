@@ -1,0 +1,86 @@
+"""What a corpus is to the rest of the house: documents, and what determines them.
+
+A corpus whose probabilities are known is also an `Instrument`: it can score any text, so that a
+model's loss on it has a zero.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+
+
+class Document(NamedTuple):
+    """One text. `split` is "train" or "val" where the corpus says so, None to split by hash."""
+
+    text: str
+    split: str | None = None
+
+
+@dataclass(frozen=True)
+class Dialogue:
+    """How a conversation is written in a corpus, so that nobody types its markers.
+
+    A turn of the user is `user + text + assistant`; the answer ends at `stop`.
+    """
+
+    user: str
+    assistant: str
+    stop: str
+
+
+@runtime_checkable
+class Corpus(Protocol):
+    """A source of documents. The constructor only stores and checks its arguments."""
+
+    #: Every string a word tokenizer must know, or None to count them in the documents.
+    pieces: list[str] | None
+    #: How to talk to a model of it, or None for plain continuation.
+    dialogue: Dialogue | None
+
+    def describe(self) -> dict[str, object]:
+        """JSON facts that determine every document (with a content hash where it has files)."""
+
+    def documents(self) -> Iterator[Document]:
+        """All documents, in an order that is the same on every machine."""
+
+
+class Outside(NamedTuple):
+    """Where and why a text leaves the language of an instrument."""
+
+    position: int  # character offset at which the piece begins
+    piece: str  # what stands there ("" at the end of the text)
+    expected: list[str]  # some of the pieces that could have stood there, likeliest first
+
+
+@dataclass(frozen=True)
+class Score:
+    """The true probabilities of one document, piece by piece.
+
+    The pieces tile the text; the last has no characters and is the end of the document. Where
+    `outside` is set the arrays cover the pieces before it.
+    """
+
+    ends: np.ndarray  # (n,) int64: character offset just behind each piece
+    nats: np.ndarray  # (n,) float64: −log p(piece | everything before it in the document)
+    skills: np.ndarray  # (n,) uint8: index into the instrument's `skills`
+    outside: Outside | None = None
+
+    @property
+    def accepted(self) -> bool:
+        return self.outside is None
+
+
+@runtime_checkable
+class Instrument(Corpus, Protocol):
+    """A corpus with known probabilities."""
+
+    #: Names of the skills that pieces need ("copy", "fact", …).
+    skills: list[str]
+
+    def sample(self, seed: int) -> str:
+        """One document, a function of the corpus's parameters and `seed` alone."""
+
+    def score(self, text: str) -> Score:
+        """The probability of each piece of `text`, or where and why it leaves the language."""

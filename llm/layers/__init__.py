@@ -1,0 +1,1 @@
+"""What the transformer and the experts share: linear maps, norms, feed-forward, the loss."""

@@ -1,0 +1,1 @@
+"""The transformer: attention, positions, blocks, key-value cache, accounting."""

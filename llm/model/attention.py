@@ -1,0 +1,88 @@
+"""Causal multi-head attention.
+
+B batch, T new positions, S all positions, D model width, H heads, C channels of a head
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from llm.layers.linear import Linear
+from llm.model.cache import KVCache
+from llm.model.position import Position
+
+
+class Attention(nn.Module):
+    """softmax(Q Kᵀ / √C) V per head, each position seeing itself and the past (Vaswani 2017).
+
+    With `n_kv_heads` below `n_heads`, groups of query heads share keys and values (GQA).
+
+    Shapes: (B, T, D) → (B, T, D)
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        n_heads: int,
+        n_kv_heads: int,
+        bias: bool,
+        dropout: float,
+        init_std: float,
+        residual_std: float,
+    ):
+        super().__init__()
+        self.n_heads, self.n_kv_heads, self.head_dim = n_heads, n_kv_heads, d_model // n_heads
+        self.dropout = dropout
+        width = n_heads * self.head_dim
+        kv_width = n_kv_heads * self.head_dim
+        self.query = Linear(d_model, width, init_std, bias)
+        self.key = Linear(d_model, kv_width, init_std, bias)
+        self.value = Linear(d_model, kv_width, init_std, bias)
+        self.out = Linear(width, d_model, residual_std, bias)
+
+    def forward(
+        self,
+        x_BTD: Tensor,
+        positions_T: Tensor,
+        position: Position,
+        mask_BTS: Tensor | None,
+        layer: int,
+        cache: KVCache | None,
+    ) -> Tensor:
+        q_BHTC = position.rotate(self._heads(self.query(x_BTD), self.n_heads), positions_T)
+        k_BHTC = position.rotate(self._heads(self.key(x_BTD), self.n_kv_heads), positions_T)
+        v_BHTC = self._heads(self.value(x_BTD), self.n_kv_heads)
+        if cache is not None:
+            k_BHTC, v_BHTC = cache.append(layer, k_BHTC, v_BHTC)
+        y_BHTC = F.scaled_dot_product_attention(
+            q_BHTC,
+            k_BHTC,
+            v_BHTC,
+            attn_mask=None if mask_BTS is None else mask_BTS.unsqueeze(1),
+            dropout_p=self.dropout if self.training else 0.0,
+            is_causal=mask_BTS is None and q_BHTC.shape[2] > 1,
+            enable_gqa=self.n_kv_heads < self.n_heads,
+        )
+        return self.out(y_BHTC.transpose(1, 2).flatten(2))
+
+    def _heads(self, x_BTD: Tensor, n: int) -> Tensor:
+        return x_BTD.unflatten(2, (n, self.head_dim)).transpose(1, 2)
+
+
+def causal_mask(
+    positions_T: Tensor, total: int, document_ids_BT: Tensor | None, cached: bool
+) -> Tensor | None:
+    """Which of `total` positions each new one sees: (B or 1, T, S), or None for plain causal.
+
+    None also where one new position sees everything. With document ids, nothing is seen across
+    documents (training only: a cache does not keep them).
+    """
+    t = positions_T.shape[0]
+    if document_ids_BT is None and (t == total or t == 1):
+        return None
+    past_TS = torch.arange(total, device=positions_T.device) <= positions_T[:, None]
+    if document_ids_BT is None:
+        return past_TS.unsqueeze(0)
+    if cached:
+        raise ValueError("document_ids_BT and a cache do not go together")
+    return past_TS & (document_ids_BT[:, :, None] == document_ids_BT[:, None, :])

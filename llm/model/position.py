@@ -1,0 +1,98 @@
+"""How a token learns where it stands.
+
+B batch, T time, D model width, H heads, C channels of a head
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from llm.config.errors import Refused
+from llm.config.types import PositiveFloat
+from llm.layers.roles import declare
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What the transformer tells its position encoding."""
+
+    d_model: int
+    n_heads: int
+    head_dim: int
+    max_seq_len: int
+    init_std: float
+
+
+class Position(nn.Module):
+    """No position at all, and the contract of the others.
+
+    `embed` acts on the embedded tokens, `rotate` on queries and keys of every layer. `limit` is
+    the number of positions that exist, None where there is no end.
+    """
+
+    limit: int | None = None
+
+    def __init__(self, geometry: Geometry):
+        super().__init__()
+
+    def embed(self, x_BTD: Tensor, positions_T: Tensor) -> Tensor:
+        """x with its position added: (B, T, D) → (B, T, D)."""
+        return x_BTD
+
+    def rotate(self, x_BHTC: Tensor, positions_T: Tensor) -> Tensor:
+        """Queries or keys turned by their position: (B, H, T, C) → (B, H, T, C)."""
+        return x_BHTC
+
+
+class Learned(Position):
+    """One learned vector a position (GPT-2)."""
+
+    def __init__(self, geometry: Geometry):
+        super().__init__(geometry)
+        self.limit = geometry.max_seq_len
+        table = torch.empty(geometry.max_seq_len, geometry.d_model).normal_(std=geometry.init_std)
+        self.weight = declare(nn.Parameter(table), "embedding")
+
+    def embed(self, x_BTD: Tensor, positions_T: Tensor) -> Tensor:
+        return x_BTD + self.weight[positions_T]
+
+
+class Sinusoidal(Position):
+    """sin and cos of pos / 10000^{2i/d}, interleaved (Vaswani et al. 2017, section 3.5)."""
+
+    def __init__(self, geometry: Geometry):
+        super().__init__(geometry)
+        if geometry.d_model % 2:
+            raise Refused(f"sinusoidal positions need an even d_model, not {geometry.d_model}")
+        # The table enters at the scale of the embeddings, so that it does not drown them.
+        self.scale = geometry.init_std
+        exponent = torch.arange(0, geometry.d_model, 2) / geometry.d_model
+        self.register_buffer("frequencies", 10_000.0**-exponent, persistent=False)
+
+    def embed(self, x_BTD: Tensor, positions_T: Tensor) -> Tensor:
+        angles = positions_T.float()[:, None] * self.frequencies
+        table_TD = torch.stack([angles.sin(), angles.cos()], -1).flatten(1)
+        return x_BTD + self.scale * math.sqrt(2) * table_TD.to(x_BTD.dtype)
+
+
+class Rope(Position):
+    """Rotary positions: channel pairs (j, j + C/2) turn by pos · base^{−2j/C} (Su et al. 2021).
+
+    The half-split layout of Llama and its descendants.
+    """
+
+    def __init__(self, geometry: Geometry, *, base: PositiveFloat = 10_000.0):
+        super().__init__(geometry)
+        if geometry.head_dim % 2:
+            raise Refused(f"rotary positions need an even head width, not {geometry.head_dim}")
+        exponent = torch.arange(0, geometry.head_dim, 2) / geometry.head_dim
+        self.register_buffer("frequencies", base**-exponent, persistent=False)
+
+    def rotate(self, x_BHTC: Tensor, positions_T: Tensor) -> Tensor:
+        angles = positions_T.float()[:, None] * self.frequencies
+        cos_TC, sin_TC = angles.cos().repeat(1, 2), angles.sin().repeat(1, 2)
+        low, high = x_BHTC.float().chunk(2, -1)
+        turned = x_BHTC.float() * cos_TC + torch.cat([-high, low], -1) * sin_TC
+        return turned.to(x_BHTC.dtype)

@@ -1,0 +1,1 @@
+"""Mixture of experts: router, dispatch, experts and balance as four things that compose."""

@@ -1,0 +1,1 @@
+"""Parameter groups by role, AdamW, learning-rate schedules."""

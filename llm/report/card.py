@@ -1,0 +1,68 @@
+"""The end of a run on the terminal: loss against the floor, the report card by skill, a sample."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llm.data.batches import mix
+from llm.data.prepare import Prepared
+from llm.evaluate import CHAT_TEMPERATURE, CHAT_TOP_K
+from llm.generate.sampling import sample_rows
+from llm.model.transformer import Transformer
+
+_BAR = 28
+
+
+def sample_texts(
+    model: Transformer, prepared: Prepared, seed: int, step: int, count: int = 3
+) -> list[str]:
+    """Documents that the model writes, at chat's defaults; a function of seed and step."""
+    generator = torch.Generator(model.embedding.device).manual_seed(mix(seed, step, 3) >> 1)
+    tokenizer = prepared.tokenizer
+    model.eval()
+    rows = sample_rows(
+        model, tokenizer.eot, count, model.max_seq_len, CHAT_TEMPERATURE, CHAT_TOP_K, generator
+    )
+    model.train()
+    return [tokenizer.decode(row) for row in rows]
+
+
+def card(folder: Path, facts: dict[str, Any], rows: list[dict[str, Any]], texts: list[str]) -> str:
+    """The lines that `llm.train` ends with, before the run directory."""
+    lines = ["", f"  {texts[0].strip()}".replace("\n", "\n  "), ""]
+    lines.append(
+        f"validation loss  {facts['val_loss']:.4f} nats a token   "
+        f"{facts['val_bpb']:.4f} bits a byte"
+    )
+    if facts.get("excess") is not None:
+        lines += _against_the_floor(facts, rows)
+    minutes, rest = divmod(round(facts["seconds"]), 60)
+    lines += [
+        f"trained on       {facts['tokens']:,} tokens in {minutes} min {rest} s "
+        f"({facts['tokens_per_second']:,.0f} tokens/s), {facts['params_total']:,} parameters, "
+        f"{facts['params_active']:,} active",
+        f"picture          {folder / 'curve.png'}",
+        "talk to it       python -m llm.chat",
+    ]
+    return "\n".join(lines)
+
+
+def _against_the_floor(facts: dict[str, Any], rows: list[dict[str, Any]]) -> list[str]:
+    last = next(row for row in reversed(rows) if "val/excess" in row)
+    lines = [
+        f"floor            {facts['floor']:.4f}   the lowest loss that is possible",
+        f"excess           {facts['excess']:.4f}   what is left to learn, by skill:",
+    ]
+    by_skill = sorted(facts["excess_by_skill"].items(), key=lambda item: -item[1])
+    largest = max(max(value for _, value in by_skill), 1e-9)
+    for name, value in by_skill:
+        share = last[f"val/share/{name}"]
+        if share:
+            bar = "█" * max(0, round(_BAR * value / largest))
+            lines.append(f"  {name:<14} {value:+.4f}  {share:4.0%} of tokens  {bar}")
+    lines.append(
+        f"samples accepted {facts['accepted']:.0%} at temperature 1, "
+        f"{facts['accepted_chat']:.0%} at chat's defaults"
+    )
+    return lines

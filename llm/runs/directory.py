@@ -1,0 +1,141 @@
+"""A run's directory: claimed by one process, saying its state at any moment.
+
+run.json        state, identity, results (atomic)
+config.yaml     the resolved config
+metrics.jsonl   the truth about the run; perf.jsonl, what the clock says
+vocabulary.json the tokenizer
+checkpoints/    the newest two; best/, the weights with the lowest validation loss
+curve.png       the loss curve
+"""
+
+import os
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from filelock import FileLock, Timeout
+from omegaconf import OmegaConf
+
+from llm.config.errors import Failed, Refused
+from llm.runs.files import write_json
+
+State = Literal["running", "finished", "failed", "interrupted"]
+
+
+class Run:
+    """One run of one identity; this process alone writes it while it holds the claim."""
+
+    def __init__(self, folder: Path, facts: dict[str, Any], lock: FileLock):
+        self.folder, self.facts, self._lock = folder, facts, lock
+
+    @property
+    def id(self) -> str:
+        return self.folder.name
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    @property
+    def best(self) -> Path:
+        return self.folder / "best"
+
+    @property
+    def state(self) -> str:
+        return self.facts["state"]
+
+    def update(self, **facts: Any) -> None:
+        """Write `facts` into run.json, atomically, beside those that are there."""
+        self.facts.update(facts)
+        write_json(self.folder / "run.json", self.facts)
+
+    def release(self) -> None:
+        self._lock.release()
+
+
+def claim(
+    root: Path,
+    run_id: str,
+    config: dict[str, Any],
+    facts: dict[str, Any],
+    existing: str,
+    code_changed: str,
+) -> Run:
+    """Take hold of the run of this identity, new, unfinished or finished.
+
+    The claim is a file lock, which the system lets go when the process dies, however it dies.
+
+    Args:
+        root: `outputs/runs`
+        facts: what run.json says of a new run; `code_hash` is compared with an existing one's
+        existing: `resume`, or `restart` to move an existing run aside
+        code_changed: `refuse`, or `accept` to go on with a run that other code began
+    Raises:
+        Refused: another process holds it, or other code made it
+    """
+    locks = root / ".locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(locks / run_id)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise Refused(f"{root / run_id} is being trained by another process; wait for it") from None
+    folder = root / run_id
+    known = read_facts(folder)
+    if known is not None and existing == "restart":
+        _move_aside(folder)
+        known = None
+    if known is None:
+        folder.mkdir(exist_ok=True)
+        run = Run(folder, dict(facts), lock)
+        OmegaConf.save(OmegaConf.create(config), folder / "config.yaml")
+        run.update(state="running")
+        return run
+    if known["code_hash"] != facts["code_hash"]:
+        if code_changed == "refuse":
+            lock.release()
+            raise Refused(
+                f"{folder} was made by other code ({known['code_hash']}, now "
+                f"{facts['code_hash']}); run.code_changed=accept goes on with it, "
+                "run.existing=restart begins anew"
+            )
+        if known["state"] != "finished":
+            changes = [*known.get("code_hashes", [known["code_hash"]]), facts["code_hash"]]
+            known = {**known, "code_hash": facts["code_hash"], "code_hashes": changes}
+    return Run(folder, known, lock)
+
+
+def read_facts(folder: Path) -> dict[str, Any] | None:
+    """What run.json says, None where there is no run. A dead process's run is not running."""
+    import json
+
+    file = folder / "run.json"
+    if not file.exists():
+        return None
+    try:
+        return json.loads(file.read_text())
+    except ValueError:
+        raise Failed(f"{file} is damaged; move {folder} away to begin anew") from None
+
+
+def is_alive(folder: Path) -> bool:
+    """Whether some process holds the claim on this run."""
+    path = folder.parent / ".locks" / folder.name
+    if not path.exists():
+        return False
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    lock.release()
+    return False
+
+
+def _move_aside(folder: Path) -> None:
+    """Nothing is deleted: the old run stays under outputs/runs/.replaced."""
+    aside = folder.parent / ".replaced"
+    aside.mkdir(exist_ok=True)
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    os.replace(folder, aside / f"{folder.name}-{stamp}-{time.monotonic_ns() % 1000}")

@@ -1,0 +1,62 @@
+"""What makes two runs the same run, and what made a run."""
+
+import hashlib
+import json
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+_PACKAGE = Path(__file__).parent.parent
+
+
+def config_hash(identity: dict[str, Any]) -> str:
+    """A hash of what can change a result: independent of the order of keys."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def run_id(stem: list[str], identity: dict[str, Any], data_fingerprint: str) -> str:
+    """A readable stem and ten digits of the hash of the canonical config and of the data."""
+    facts = f"{config_hash(identity)} {data_fingerprint}"
+    return "-".join([*stem, hashlib.sha256(facts.encode()).hexdigest()[:10]])
+
+
+def code_hash(package: Path = _PACKAGE) -> str:
+    """A hash of every source file of `llm`."""
+    digest = hashlib.sha256()
+    for file in sorted(package.rglob("*.py")):
+        digest.update(file.relative_to(package).as_posix().encode() + b"\0")
+        digest.update(file.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that a result may depend on."""
+    found = {"python": platform.python_version(), "system": platform.system().lower()}
+    for package in ("torch", "numpy", "tiktoken", "hydra-core", "my-simple-llm"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def git_state() -> dict[str, str]:
+    """The commit of the checkout and a hash of what differs from it; empty without git."""
+
+    def ask(*arguments: str) -> str:
+        command = ["git", "-C", str(_PACKAGE), *arguments]
+        return subprocess.run(
+            command, capture_output=True, text=True, check=True, timeout=20
+        ).stdout
+
+    try:
+        commit = ask("rev-parse", "HEAD").strip()
+        difference = ask("diff", "HEAD", "--", str(_PACKAGE))
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    state = {"git_commit": commit}
+    if difference:
+        state["git_diff_hash"] = hashlib.sha256(difference.encode()).hexdigest()[:16]
+    return state

@@ -1,0 +1,34 @@
+"""What every test needs before it starts."""
+
+import os
+
+# Before torch is imported: one thread a process, since the suite runs a process a core (two
+# threads each on two cores fight), and since sums then do not depend on the machine.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MKL_NUM_THREADS", "1")
+
+import hypothesis
+import pytest
+
+# No deadline an example: the suite shares its cores, and a slow moment is no bug.
+hypothesis.settings.register_profile("suite", deadline=None)
+hypothesis.settings.load_profile("suite")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what is marked `gpu` where there is none; torch is imported only if something is."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if not marked:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch):
+    """An empty folder as current directory, so that `outputs/` is made there: its path."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
