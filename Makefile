@@ -30,7 +30,7 @@ $(STAMP): pyproject.toml constraints.txt
 	  echo "make: $(PYTHON3) is missing or older than 3.11; install Python 3.11 or newer, or name one: make env PYTHON3=python3.12" >&2; exit 1; }
 	@$(PYTHON3) -m venv $(VENV) >/dev/null 2>&1 || { \
 	  echo "make: $(PYTHON3) -m venv failed; on Debian or Ubuntu install it first: apt install python3-venv" >&2; exit 1; }
-	$(SAY) "Installing the pinned dependencies into $(VENV): about two minutes, most of it PyTorch's download."
+	$(SAY) "Installing the pinned dependencies into $(VENV): two to four minutes on two cores, with nothing printed."
 	@$(PYTHON) -m pip install -q --disable-pip-version-check $(PIP_ARGS) -c constraints.txt torch >&2
 	@$(PYTHON) -m pip install -q --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e ".[dev]" >&2
 	@touch $(STAMP)

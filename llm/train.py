@@ -163,8 +163,8 @@ def _train(setup: Setup, job: Job) -> None:
     checkpoint.drop_after(run.best, step)
     run.update(state="running")
 
-    def save() -> None:
-        """Checkpoint now; where the disk refuses, say so and go on with the last good one."""
+    def save(needed: bool) -> None:
+        """Checkpoint now; where the disk refuses and it is not needed yet, say so and go on."""
         facts = {
             "tokens": tokens,
             "seconds": seconds,
@@ -176,6 +176,8 @@ def _train(setup: Setup, job: Job) -> None:
         try:
             checkpoint.write(run.checkpoints, step, model, optimizer, facts, keep=2)
         except OSError as error:
+            if needed:
+                raise
             progress.say(f"no checkpoint at step {step}: {error}; {_last_good(run)}")
 
     def save_best() -> None:
@@ -188,7 +190,7 @@ def _train(setup: Setup, job: Job) -> None:
     total, per_step = _extent(
         budget, rows_per_step, seq_len, order.rows_per_epoch, costs.flops_per_token
     )
-    begun = time.monotonic() - seconds
+    begun = drawn = time.monotonic() - seconds
     signals, trace = StopSignals(), profiler(run.folder, settings["profile"])
     progress = Progress(budget.amount, budget.name, start=min(step * per_step, budget.amount))
     try:
@@ -202,7 +204,7 @@ def _train(setup: Setup, job: Job) -> None:
                 if spent >= budget.amount or (total is not None and step >= total):
                     break
                 if signals.received is not None:
-                    save()
+                    save(needed=True)
                     raise Interrupted(signals.received)
 
                 # One optimizer step. All randomness in it is keyed by the seed and the step.
@@ -271,15 +273,16 @@ def _train(setup: Setup, job: Job) -> None:
                     imbalance=metrics.get("moe/max_over_mean"),
                     epoch=metrics["data/epoch"],
                 )
-                if "val/loss" in metrics:
+                if "val/loss" in metrics and now - drawn > 30:
                     draw_curve(run.folder)
+                    drawn = now
                 sample_every = settings["sample_every"]
                 if sample_every and step % sample_every == 0 and not last:
                     texts = sample_texts(model, prepared, seed, step)
                     tracker.table(step, [{"text": text} for text in texts])
                     progress.say(f"step {step} writes: {texts[0]}")
                 if last or step % settings["checkpoint_every"] == 0:
-                    save()
+                    save(needed=last)
         # The end, from the last checkpoint on: made again where a crash interrupts it.
         texts = sample_texts(model, prepared, seed, step)
         shares = acceptance(model, prepared, corpus, seed)

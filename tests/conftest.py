@@ -10,6 +10,8 @@ os.environ.setdefault("MKL_NUM_THREADS", "1")
 import hypothesis
 import pytest
 
+from tests.toy import TOY, Ended
+
 # No deadline an example: the suite shares its cores, and a slow moment is no bug.
 hypothesis.settings.register_profile("suite", deadline=None)
 hypothesis.settings.load_profile("suite")
@@ -32,3 +34,28 @@ def workplace(tmp_path, monkeypatch):
     """An empty folder as current directory, so that `outputs/` is made there: its path."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def toy_text(workplace):
+    """text.txt in the workplace: some English, enough for a toy run."""
+    words = "the cat sat on the mat and saw a dog who ran to the sea with an old red hat".split()
+    text = " ".join(words[(i * i + i // 7) % len(words)] for i in range(600))
+    (workplace / "text.txt").write_text(text + "\n")
+    return workplace / "text.txt"
+
+
+@pytest.fixture
+def llm_train(toy_text, monkeypatch, capsys):
+    """`python -m llm.train` on a toy, in this process: call it with overrides."""
+    from llm.config.entry import main
+    from llm.train import train
+
+    def run(*overrides: str) -> Ended:
+        capsys.readouterr()
+        monkeypatch.setattr("sys.argv", ["llm.train", *TOY, *overrides])
+        with pytest.raises(SystemExit) as end:
+            main("llm.train", train)
+        return Ended(end.value.code, *capsys.readouterr())
+
+    return run

@@ -43,9 +43,9 @@ def draw_curve(
     """Draw `folder/metrics.jsonl` to `folder/curve.png`; returns its path, None without a loss.
 
     Read: `train/loss`, `val/loss`, `val/floor` (nats per token), `val/excess/SKILL` (parts that
-    add up to the distance from the floor) and `moe/load` (layers × experts, or experts). `floor` is for logs
-    that do not have it. The file is replaced as a whole. Takes a second, most of it for the
-    import of matplotlib.
+    add up to the distance from the floor) and `moe/load` (layers × experts, or experts). `floor`
+    is for logs that do not have it. The file is replaced as a whole. Takes a quarter to half a
+    second, and at first a second or two more for the import of matplotlib.
     """
     folder = Path(folder)
     rows = MetricLog.read(folder / MetricLog.filename)
@@ -139,7 +139,21 @@ def _draw_losses(axes: "Axes", rows: list[dict[str, Any]], floor: float | None) 
             fontweight="bold",
             path_effects=halo,
         )
-    low, high = _window([*smooth, *val_losses], floor)
+    points = sorted(zip([*tokens, *val_tokens], [*smooth, *val_losses], strict=True))
+    low, high, fallen = _window(points, floor)
+    raw = [*zip(tokens, losses, strict=True), *zip(val_tokens, val_losses, strict=True)]
+    spike = max((p for p in raw if p[0] >= fallen), key=lambda p: p[1])
+    if spike[1] - low > 1.5 * (high - low):  # beyond what noise at the end of the fall reaches
+        axes.annotate(
+            f"▲ {spike[1]:.4g}",
+            (spike[0], high),
+            xytext=(0, -3),
+            textcoords="offset points",
+            ha="center",
+            va="top",
+            color=BLUE,
+            path_effects=halo,
+        )
     axes.set_ylim(low, high)
     axes.set_xlim(left=0)
     axes.margins(x=0.02)
@@ -239,12 +253,21 @@ def _smoothed(values: Sequence[float]) -> list[float]:
     return result
 
 
-def _window(values: list[float], floor: float | None) -> tuple[float, float]:
-    """The losses worth looking at: all, but for the first fall from ln(vocabulary)."""
+def _window(points: list[tuple[int, float]], floor: float | None) -> tuple[float, float, int]:
+    """The losses worth looking at: all, but for the first fall from ln(vocabulary).
+
+    `points` are (tokens, loss), smoothed and in order. Returns the lowest and the highest loss
+    to show, and the tokens at which the fall has come into view. A later spike is in view too,
+    unless it would flatten everything else.
+    """
+    values = [value for _, value in points]
     low = min(values if floor is None else [*values, floor])
-    settled = sorted(values)[: max(int(0.97 * len(values)), 1)]
-    high = max(settled)
+    high = sorted(values)[max(int(0.97 * len(values)), 1) - 1]
     if max(values) - low <= 1.6 * (high - low) or len(values) < 20:
         high = max(values)
+    fallen = next(place for place, value in enumerate(values) if value <= high)
+    later = max(values[fallen:])
+    if later - low <= 3 * (high - low):
+        high = max(high, later)
     margin = 0.06 * (high - low) or 0.1
-    return low - 1.5 * margin, high + margin
+    return low - 1.5 * margin, high + margin, points[fallen][0]

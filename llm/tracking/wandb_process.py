@@ -19,7 +19,7 @@ from llm.tracking.log import MetricLog, PerfLog, parse
 from llm.tracking.wandb_mirror import JOB, NEWS, SAMPLES
 
 #: Seconds between two looks at the logs.
-PERIOD = 1.0
+PERIOD = 0.5
 #: Seconds that the process may outlive the run, whatever wandb is doing.
 AFTERLIFE = 60.0
 #: Names of metrics a run: W&B slows down beyond 10,000 a project.

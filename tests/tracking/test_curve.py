@@ -87,3 +87,22 @@ def test_a_style_of_the_users_own_is_left_as_it_was(tmp_path):
     write(tmp_path, steps=5)
     draw_curve(tmp_path)
     assert dict(matplotlib.rcParams) == before
+
+
+@pytest.mark.parametrize(("loss", "marked"), [(2.3, False), (50.0, True)])
+def test_a_late_spike_is_in_the_picture_or_marked_at_its_top(tmp_path, monkeypatch, loss, marked):
+    from matplotlib.figure import Figure
+
+    log = MetricLog(tmp_path)
+    for step in range(400):
+        log.append(step, step, {"train/loss": loss if step == 300 else 2 + 8 / (step + 1)})
+    seen = []
+    monkeypatch.setattr(
+        Figure, "savefig", lambda self, path, **_: seen.append(self) or path.touch()
+    )
+    draw_curve(tmp_path)
+    (axes,) = seen[0].axes
+    top = axes.get_ylim()[1]
+    assert top < 10, "the first fall is what may leave the picture"
+    assert [text.get_text() for text in axes.texts] == (["▲ 50"] if marked else [])
+    assert marked or top > loss

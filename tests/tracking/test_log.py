@@ -46,7 +46,7 @@ def test_tensors_and_arrays_are_taken_as_plain_numbers(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "metrics, error",
+    ("metrics", "error"),
     [({"step": 1}, ValueError), ({"x": {"y": 1}}, TypeError), ({"x": 1j}, TypeError)],
 )
 def test_what_is_no_metric_is_refused_and_leaves_no_trace(tmp_path, metrics, error):

@@ -93,7 +93,7 @@ def test_a_budget_that_was_overshot_or_is_empty_is_full(now):
 
 
 @pytest.mark.parametrize(
-    "number, text",
+    ("number", "text"),
     [(0, "0"), (2.5, "2.5"), (1234, "1,234"), (20480, "20.5k"), (999_999, "1M"), (1e15, "1P")],
 )
 def test_numbers_are_brief(number, text):

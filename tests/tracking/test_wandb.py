@@ -56,8 +56,11 @@ def alive(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    command = Path(f"/proc/{pid}/cmdline")  # empty for a zombie that nobody has waited for
-    return not command.exists() or bool(command.read_bytes())
+    stat = Path(f"/proc/{pid}/stat")  # says Z of a process that is dead but not waited for
+    try:
+        return stat.read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return not Path("/proc/self/stat").exists()
 
 
 def wait_for(condition, seconds=30.0):

@@ -1,0 +1,164 @@
+"""The checkpoint contract: whole or absent, exact, and nothing in it is executed."""
+
+import errno
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tests.toy import TOY
+
+import llm
+from llm.config.errors import Failed, Refused
+from llm.runs import checkpoint
+
+LONG = ["train.budget=12steps", "model.dropout=0.1", "moe=switch"]
+
+#: A process whose plug is pulled at its n-th write of a file: in the middle of a save, sooner or
+#: later, of checkpoint, best weights or run.json.
+KILLED_AT_WRITE = """
+import os, signal, sys
+import llm.runs.files as files
+original, count = os.replace, 0
+def replace(source, target):
+    global count
+    count += 1
+    if count == {n}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    original(source, target)
+os.replace = replace
+from llm.config.entry import main
+from llm.train import train
+sys.argv[1:] = {overrides!r}
+main("llm.train", train)
+"""
+
+
+def newest(folder: Path) -> Path:
+    return checkpoint.list_steps(folder / "checkpoints")[-1]
+
+
+def same_bytes(a: Path, b: Path) -> bool:
+    files = ["metrics.jsonl"]
+    for name in ("model", "optimizer"):
+        files.append(f"{newest(a).relative_to(a)}/{name}.safetensors")
+    return all((a / file).read_bytes() == (b / file).read_bytes() for file in files)
+
+
+@pytest.mark.parametrize("n", [9, 22, 29, pytest.param(33, marks=pytest.mark.slow)])
+def test_killed_at_any_write_a_run_ends_with_the_same_bytes(llm_train, n):
+    code = KILLED_AT_WRITE.format(n=n, overrides=[*TOY, *LONG])
+    killed = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert killed.returncode == -9, killed.stderr.decode()
+    continued = llm_train(*LONG)
+    assert continued.code == 0, continued.err
+    alone = llm_train(*LONG, "outputs=elsewhere")
+    assert same_bytes(alone.folder, continued.folder)
+
+
+def test_early_checkpoints_differ_from_late_ones(llm_train):
+    folder = llm_train(*LONG).folder
+    early, late = (checkpoint.read(f) for f in checkpoint.list_steps(folder / "checkpoints"))
+    assert early.step < late.step
+    for name in early.model:
+        assert not torch.equal(early.model[name], late.model[name]), name
+
+
+@pytest.mark.parametrize("harm", ["cut", "flip", "missing"])
+def test_a_damaged_newest_one_falls_back_and_says_so(llm_train, harm):
+    folder = llm_train(*LONG).folder
+    reference = (folder / "metrics.jsonl").read_bytes()
+    weights = newest(folder) / "model.safetensors"
+    content = weights.read_bytes()
+    if harm == "cut":
+        weights.write_bytes(content[: len(content) // 2])
+    elif harm == "flip":
+        weights.write_bytes(content[:-5] + bytes([content[-5] ^ 1]) + content[-4:])
+    else:
+        weights.unlink()
+    told = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({**told, "state": "running"}))
+    again = llm_train(*LONG)
+    assert again.code == 0
+    assert "going back to the one before" in again.err
+    assert (folder / "metrics.jsonl").read_bytes() == reference
+
+
+def test_all_damaged_is_said_and_not_overwritten(llm_train):
+    folder = llm_train(*LONG).folder
+    for step in checkpoint.list_steps(folder / "checkpoints"):
+        (step / "model.safetensors").write_bytes(b"")
+    told = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({**told, "state": "running"}))
+    again = llm_train(*LONG)
+    assert again.code == 1
+    assert "run.existing=restart" in again.err.splitlines()[-1]
+
+
+def test_a_full_disk_loses_nothing_that_was_finished(llm_train, monkeypatch):
+    original = checkpoint.write
+
+    def full(parent, step, *rest, **named):
+        if step >= 6:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return original(parent, step, *rest, **named)
+
+    monkeypatch.setattr(checkpoint, "write", full)
+    ended = llm_train(*LONG)
+    assert ended.code == 1
+    assert "no checkpoint at step 6: " in ended.err
+    line = ended.err.strip().splitlines()[-1]
+    assert "No space left" in line
+    assert "step-00000004" in line
+    monkeypatch.undo()
+
+
+def test_another_format_is_refused_by_name(llm_train):
+    folder = newest(llm_train().folder)
+    state = json.loads((folder / "state.json").read_text())
+    checkpoint_state = json.dumps({**state, "format": 99}).encode()
+    (folder / "state.json").write_bytes(checkpoint_state)
+    import hashlib
+
+    sums = json.loads((folder / "checksums.json").read_text())
+    sums["state.json"] = hashlib.sha256(checkpoint_state).hexdigest()
+    (folder / "checksums.json").write_text(json.dumps(sums))
+    with pytest.raises(Refused, match="format 99"):
+        checkpoint.read(folder)
+
+
+def test_load_run_gives_the_weights_of_the_reported_loss(llm_train):
+    ended = llm_train(*LONG)
+    run = llm.load_run(ended.folder)
+    assert run.step == 12
+    assert run.facts["val_loss"] == run.metrics[-1]["val/loss"]
+    assert run.tokenizer.decode(run.tokenizer.encode("a cat")) == "a cat"
+    assert run.config["moe"]["n_experts"] == 4
+    tokens = torch.from_numpy(run.tokenizer.encode("a cat").astype("int64"))[None]
+    assert run.model(tokens).logits_BTV.shape == (1, 5, 257)
+    earlier = llm.load_run(checkpoint.list_steps(ended.folder / "checkpoints")[0])
+    assert earlier.step < 12
+    assert llm.load_run(ended.folder, which="best").step == run.facts["best_step"]
+
+
+def test_opening_executes_nothing(llm_train, tmp_path):
+    folder = llm_train().folder
+    config = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(
+        config.replace("llm.model.position.Learned", "os.system").replace("plugins: []", "plugins: [os]")
+    )
+    with pytest.raises(Refused, match=r"os\.system"):
+        llm.load_run(folder)
+
+
+def test_what_is_no_run_is_refused(tmp_path):
+    with pytest.raises(Refused, match="no run directory"):
+        llm.load_run(tmp_path)
+
+
+def test_reading_a_torn_folder_names_it(tmp_path):
+    (tmp_path / "step-00000001").mkdir()
+    with pytest.raises(Failed, match="damaged"):
+        checkpoint.read(tmp_path / "step-00000001")
