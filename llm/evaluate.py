@@ -13,12 +13,10 @@ import torch
 from llm.data.batches import IGNORED, Batch, evaluation_rows
 from llm.data.corpus import Corpus, Instrument
 from llm.data.prepare import Prepared
+from llm.generate import TEMPERATURE, TOP_K
 from llm.generate.sampling import sample_rows
 from llm.hardware.machine import Machine
 from llm.model.transformer import Transformer
-
-#: What `python -m llm.chat` samples with unless told otherwise.
-CHAT_TEMPERATURE, CHAT_TOP_K = 0.8, 50
 
 
 @dataclass(frozen=True)
@@ -111,7 +109,7 @@ def acceptance(
     model.eval()
     for name, temperature, top_k in (
         ("val/accepted", 1.0, None),
-        ("val/accepted_chat", CHAT_TEMPERATURE, CHAT_TOP_K),
+        ("val/accepted_chat", TEMPERATURE, TOP_K),
     ):
         generator = torch.Generator(model.embedding.device).manual_seed(seed)
         rows = sample_rows(

@@ -38,8 +38,8 @@ def main() -> None:
         node = config["model"]
         print(
             f"{model:8} {moe:8} {node['d_model']:6} {node['n_layers']:6} {node['n_heads']:6} "
-            f"{node['max_seq_len']:7} {cost.params_total / 1e6:8.1f}M {cost.params_active / 1e6:8.1f}M "
-            f"{cost.flops_per_token / 1e6:12.1f}"
+            f"{node['max_seq_len']:7} {cost.params_total / 1e6:8.1f}M "
+            f"{cost.params_active / 1e6:8.1f}M {cost.flops_per_token / 1e6:12.1f}"
         )
 
 

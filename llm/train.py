@@ -113,8 +113,8 @@ def _train(setup: Setup, job: Job) -> None:
     from llm.hardware.profile import profiler
     from llm.hardware.signals import StopSignals
     from llm.moe.statistics import summarise
-    from llm.runs import checkpoint
     from llm.report.card import card, sample_texts
+    from llm.runs import checkpoint
     from llm.tokenizer import base as tokenizers
     from llm.tracking.curve import draw_curve
     from llm.tracking.log import MetricLog, PerfLog
@@ -161,7 +161,7 @@ def _train(setup: Setup, job: Job) -> None:
     log, perf = MetricLog(run.folder), PerfLog(run.folder)
     log.cut_back(metrics_bytes)
     checkpoint.drop_after(run.best, step)
-    run.update(state="running")
+    run.update(state="running", reason=None)
 
     def save(needed: bool) -> None:
         """Checkpoint now; where the disk refuses and it is not needed yet, say so and go on."""

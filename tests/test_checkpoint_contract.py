@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.toy import TOY
 
 import llm
 from llm.config.errors import Failed, Refused
 from llm.runs import checkpoint
+from tests.toy import TOY
 
 LONG = ["train.budget=12steps", "model.dropout=0.1", "moe=switch"]
 
@@ -147,7 +147,9 @@ def test_opening_executes_nothing(llm_train, tmp_path):
     folder = llm_train().folder
     config = (folder / "config.yaml").read_text()
     (folder / "config.yaml").write_text(
-        config.replace("llm.model.position.Learned", "os.system").replace("plugins: []", "plugins: [os]")
+        config.replace("llm.model.position.Learned", "os.system").replace(
+            "plugins: []", "plugins: [os]"
+        )
     )
     with pytest.raises(Refused, match=r"os\.system"):
         llm.load_run(folder)

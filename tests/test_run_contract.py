@@ -10,11 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.toy import TOY
 
 from llm.config.errors import Refused
 from llm.runs import directory
 from llm.runs.identity import config_hash, run_id
+from tests.toy import TOY
 
 FACTS = {"state": "running", "code_hash": "one"}
 

@@ -84,7 +84,9 @@ def differences(a: Path, b: Path) -> list[str]:
     for group in ("checkpoints", "best"):
         newest = sorted((a / group).glob("step-*"))[-1]
         names += [str(f.relative_to(a)) for f in newest.iterdir() if f.suffix == ".safetensors"]
-    return [n for n in names if not (b / n).exists() or (a / n).read_bytes() != (b / n).read_bytes()]
+    return [
+        n for n in names if not (b / n).exists() or (a / n).read_bytes() != (b / n).read_bytes()
+    ]
 
 
 def trial(moe: str, kills: int, steps: int, seed: int, folder: Path, extra: list[str]) -> list[str]:
@@ -119,7 +121,7 @@ def main() -> None:
             differing = trial(
                 moe, arguments.kills, arguments.steps, arguments.seed, Path(folder), arguments.extra
             )
-            print(f"{moe}: {'byte-identical' if not differing else differing}")
+            print(f"{moe}: {differing or 'byte-identical'}")
             bad += bool(differing)
     sys.exit(1 if bad else 0)
 

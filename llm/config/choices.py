@@ -1,14 +1,18 @@
 """What there is to choose from: the groups of `conf/`, their options, and the keys of these."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+import yaml
 
+from llm.config.errors import Refused
+
+#: libyaml's parser where there is one: ten times as fast.
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _PACKAGE = re.compile(r"^# @package (\S+)", re.MULTILINE)
 
 
@@ -24,71 +28,137 @@ class Option:
 
     group: str
     name: str
+    file: Path
     place: str  # dotted path of its node, "" for the top
-    node: DictConfig
+    node: dict[str, Any]
 
-    def parent_of(self, path: str) -> DictConfig | None:
-        """The mapping in this file that lists the dotted `path`, or None where none does."""
-        inner = path.removeprefix(f"{self.place}.") if self.place else path
-        if inner == path and self.place:
+    def mapping_at(self, path: str) -> dict[str, Any] | None:
+        """The mapping that this file puts at the dotted `path`, None where it puts none."""
+        if path == self.place:
+            return self.node
+        if self.place and not path.startswith(f"{self.place}."):
             return None
-        *above, leaf = inner.split(".")
-        node: Any = self.node
-        for part in above:
-            node = node.get(part) if isinstance(node, DictConfig) else None
-        return node if isinstance(node, DictConfig) and leaf in node else None
+        found: Any = self.node
+        for part in path[len(self.place) :].removeprefix(".").split("."):
+            found = found.get(part) if isinstance(found, dict) else None
+        return found if isinstance(found, dict) else None
 
 
 class Choices:
-    """The groups under one or more config folders, the first folder shadowing the later ones."""
+    """The groups under `conf/` and under folders of the user's own.
 
-    def __init__(self, *folders: Path):
-        self.folders = folders or (conf_folder(),)
+    Args:
+        conf: the folder of the top config
+        others: more folders, for options that `conf` lacks. Hydra would pass over a file of
+            theirs that `conf` has, too, without a word; here it is refused.
+        top: name of the top config
+    """
+
+    def __init__(self, conf: Path | None = None, others: Iterable[Path] = (), top: str = "train"):
+        self.conf = conf or conf_folder()
+        self.others = [folder for folder in others if folder.resolve() != self.conf.resolve()]
+        self.top = top
+
+    @cached_property
+    def files(self) -> dict[tuple[str, str], Path]:
+        """Group and option to its file; the group of a top config is ""."""
+        found: dict[tuple[str, str], Path] = {}
+        for folder in (self.conf, *self.others):
+            for file in sorted(folder.rglob("*.yaml")):
+                group = file.parent.relative_to(folder).as_posix().removeprefix(".")
+                if (group, file.stem) in found:
+                    taken = f"{group}={file.stem}" if group else file.name
+                    first = found[group, file.stem]
+                    raise Refused(f"{file}: {first} is {taken} already; give yours another name")
+                found[group, file.stem] = file
+        return found
 
     @cached_property
     def groups(self) -> dict[str, list[str]]:
         """Group (`model`, `model/position`) to its options, sorted."""
-        found: dict[str, set[str]] = {}
-        for folder in self.folders:
-            for file in folder.rglob("*.yaml"):
-                group = file.parent.relative_to(folder).as_posix()
-                if group != ".":
-                    found.setdefault(group, set()).add(file.stem)
-        return {group: sorted(options) for group, options in sorted(found.items())}
+        found: dict[str, list[str]] = {}
+        for group, name in sorted(self.files):
+            if group:
+                found.setdefault(group, []).append(name)
+        return found
 
     @cached_property
     def options(self) -> list[Option]:
         """Every option of every group, each file on its own, not composed with others."""
-        return [self._load(group, name) for group, names in self.groups.items() for name in names]
+        return [
+            self._load(group, name, file) for (group, name), file in self.files.items() if group
+        ]
 
-    def _load(self, group: str, name: str) -> Option:
-        file = next(
-            f for folder in self.folders if (f := folder / group / f"{name}.yaml").is_file()
-        )
-        package = _PACKAGE.search(file.read_text(encoding="utf-8"))
+    def _load(self, group: str, name: str, file: Path) -> Option:
+        package = _PACKAGE.search(file.read_text(encoding="utf-8", errors="replace"))
         place = package[1] if package else group.replace("/", ".")
-        loaded = OmegaConf.load(file)
-        node = loaded if isinstance(loaded, DictConfig) else OmegaConf.create({})
+        node = read_yaml(file)
         node.pop("defaults", None)
-        return Option(group, name, "" if place == "_global_" else place, node)
+        return Option(group, name, file, "" if place == "_global_" else place, node)
 
-    def lists(self, path: str) -> list[DictConfig]:
-        """For each option whose YAML has the dotted `path`, the mapping that holds it."""
-        parents = (option.parent_of(path) for option in self.options)
-        return [parent for parent in parents if parent is not None]
+    @cached_property
+    def top_node(self) -> dict[str, Any]:
+        """The top config's own keys, without Hydra's."""
+        file = self.files.get(("", self.top))
+        node = read_yaml(file) if file else {}
+        node.pop("hydra", None)
+        return node
+
+    def defaults(self) -> dict[str, str]:
+        """Group to the option that the top config takes."""
+        entries = self.top_node.get("defaults") or []
+        return {str(k): str(v) for e in entries if isinstance(e, dict) for k, v in e.items()}
+
+    def mappings_at(self, path: str) -> list[dict[str, Any]]:
+        """What each option that has a mapping at the dotted `path` puts there."""
+        found = (option.mapping_at(path) for option in self.options)
+        return [mapping for mapping in found if mapping is not None]
+
+    def file_that_sets(self, path: str, chosen: dict[str, str]) -> Path | None:
+        """The YAML file among the `chosen` options that holds the dotted key, if one does."""
+        parent, _, leaf = path.rpartition(".")
+        for option in self.options:
+            if chosen.get(option.group) == option.name:
+                mapping = option.mapping_at(parent)
+                if mapping is not None and leaf in mapping:
+                    return option.file
+        return None
 
     @cached_property
     def keys(self) -> list[str]:
-        """Every dotted key that some option lists."""
-        found = {key for option in self.options for key, _ in leaves(option.node, option.place)}
-        return sorted(found)
+        """Every dotted key that the top config or some option lists."""
+        nodes = [(self.top_node, ""), *((option.node, option.place) for option in self.options)]
+        found = {key for node, place in nodes for key, _ in leaves(node, place)}
+        return sorted(key for key in found if key.split(".")[0] != "defaults")
+
+
+def read_yaml(file: Path) -> dict[str, Any]:
+    """The mapping in a YAML file, as it stands; Refused says in which line it is broken.
+
+    Only its keys matter here. Hydra reads it again to compose it, and finds duplicate keys.
+    """
+    try:
+        loaded = yaml.load(file.read_text(encoding="utf-8"), _LOADER)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise Refused(yaml_problem(error, file)) from None
+    if not isinstance(loaded, dict | None):
+        raise Refused(f"{file}: holds no mapping of keys to values")
+    return loaded or {}
+
+
+def yaml_problem(error: Exception, file: Path | None = None) -> str:
+    """One line for what a YAML parser refuses."""
+    mark: Any = getattr(error, "problem_mark", None)
+    name = str(file or (mark and mark.name) or "a config file")
+    where = f"{name}, line {mark.line + 1}" if mark else name
+    what = str(getattr(error, "problem", None) or error).splitlines()[0]
+    return f"{where}: is no YAML ({what})"
 
 
 def leaves(node: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """Dotted path and value of every leaf of a mapping; of `node` itself where it is none."""
-    if not isinstance(node, dict | DictConfig):
+    """Dotted path and value of every leaf of a mapping; of `node` itself where it has none."""
+    if not isinstance(node, dict) or not node:
         yield path, node
         return
     for key in node:
-        if key != "_target_":
-            yield from leaves(node[key], f"{path}.{key}" if path else str(key))
+        yield from leaves(node[key], f"{path}.{key}" if path else str(key))

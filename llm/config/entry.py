@@ -5,43 +5,27 @@ caught, shortened, and told apart from failures. Nothing in this file imports to
 `--cfg` and shell completion answer without it.
 """
 
+import argparse
 import os
 import sys
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig
 
 from llm.config import overrides as override_reading
-from llm.config.choices import Choices, conf_folder
+from llm.config.choices import Choices
 from llm.config.errors import Failed, Interrupted, Refused
-from llm.config.overrides import Typed
-from llm.config.suggest import nearest
-from llm.config.validate import Validated, validate
+from llm.config.help import help_text
+from llm.config.jobs import Job, Jobs
+from llm.config.plain import MISTAKES, one_line
+from llm.config.suggest import did_you_mean
 
-
-@dataclass
-class Job:
-    """What a command gets: the validated config, and the sweep that it is part of."""
-
-    validated: Validated
-    sweep: str | None = None  # name of the multirun
-    overrides: list[str] = field(default_factory=list)  # as typed
-
-    @property
-    def config(self) -> dict[str, Any]:
-        return self.validated.config
-
-    @property
-    def chosen(self) -> dict[str, str]:
-        return self.validated.chosen
+__all__ = ["Job", "main"]
 
 
 def main(command: str, task: Callable[[Job], None]) -> None:
@@ -53,20 +37,17 @@ def main(command: str, task: Callable[[Job], None]) -> None:
     """
     show_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     try:
-        _run(command, task, sys.argv[1:])
-        code = 0
+        code = _run(command, task, _flags(sys.argv[1:]))
     except Refused as refusal:
+        if show_traceback:
+            traceback.print_exc()
         code = _end(command, str(refusal), 2)
     except Interrupted as interrupt:
         code = interrupt.exit_code
     except KeyboardInterrupt:
-        code = _end(command, "interrupted before anything needed saving", 130)
+        code = _end(command, "interrupted", 130)
     except Failed as failure:
         code = _end(command, str(failure), 1)
-    except (HydraException, OmegaConfBaseException) as error:
-        if show_traceback:
-            raise
-        code = _end(command, _one_line(error), 2)
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 1
     except Exception:
@@ -78,118 +59,108 @@ def main(command: str, task: Callable[[Job], None]) -> None:
 
 
 def _end(command: str, line: str, code: int) -> int:
-    if sys.stderr.isatty():
-        line = f"\033[31m{command}:\033[0m {line}"
-    else:
-        line = f"{command}: {line}"
-    print(line, file=sys.stderr)
+    line = " ".join(line.split("\n"))  # typed text may hold line ends
+    name = f"\033[31m{command}:\033[0m" if sys.stderr.isatty() else f"{command}:"
+    print(f"{name} {line}", file=sys.stderr)
     return code
 
 
-def _one_line(error: Exception) -> str:
-    """Hydra's and OmegaConf's messages without their second lines and advice to type `+`."""
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        guess = nearest(str(error.missing_cfg_file), error.options or [])
-        return f"{error.missing_cfg_file}: no such config" + (
-            f"; did you mean {guess}?" if guess else ""
-        )
-    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
-    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
-
-
-def _run(command: str, task: Callable[[Job], None], arguments: list[str]) -> None:
-    # argparse would print its usage and leave; Hydra's parser is private, but its flags are not.
-    from hydra._internal.utils import get_args_parser
-
-    parser = get_args_parser()
-    parser.error = _refuse_flag  # type: ignore[method-assign]
-    flags = parser.parse_args(arguments)
-    if flags.shell_completion or flags.help or flags.hydra_help or flags.info:
-        sys.argv[1:] = arguments
-        _hydra(lambda config: None)
-        return
+def _run(command: str, task: Callable[[Job], None], flags: argparse.Namespace) -> int:
+    if flags.version:
+        print(f"My Simple LLM {version('my-simple-llm')}, Hydra {hydra.__version__}")
+        return 0
+    folders = [flags.config_dir, *override_reading.search_path(flags.overrides)]
     choices = Choices(
-        *([Path(flags.config_dir).resolve()] if flags.config_dir else []), conf_folder()
+        _folder(flags.config_path) if flags.config_path else None,
+        [_folder(folder) for folder in folders if folder],
+        flags.config_name or "train",
     )
+    _ = choices.files  # refuses a file of the user's that Hydra would pass over
+    if flags.help:
+        print(help_text(command, choices))
+        return 0
+    if flags.shell_completion or flags.hydra_help or flags.info:
+        try:
+            _hydra(flags, choices, flags.overrides, lambda config: None)
+        except (*MISTAKES, ValueError, KeyError) as error:  # KeyError: the shell sets COMP_LINE
+            raise Refused(one_line(error, choices)) from error
+        return 0
     typed = override_reading.read(flags.overrides, choices, flags.multirun)
-    if flags.cfg:
-        top = OmegaConf.load(conf_folder() / "train.yaml")
-        from llm.config.choices import leaves
+    lists_plugins = any(override.key == "plugins" for override in typed)
+    if flags.cfg and not lists_plugins:  # whose YAML need not list every key
+        override_reading.check_listed(typed, choices)
+    return _run_jobs(flags, choices, Jobs(command, task, choices, typed, flags.multirun))
 
-        override_reading.check_listed(typed, choices, [key for key, _ in leaves(top, "")])
-    jobs = _Jobs(command, task, choices, typed, flags.multirun)
-    others = [argument for argument in arguments if argument not in flags.overrides]
-    sys.argv[1:] = [*others, *(override.for_hydra for override in typed), *jobs.sweep_overrides()]
-    _hydra(jobs)
+
+def _run_jobs(flags: argparse.Namespace, choices: Choices, jobs: Jobs) -> int:
+    try:
+        outcomes = jobs.check_sweep() if flags.multirun else None
+        begin = outcomes.stat().st_size if outcomes and outcomes.exists() else 0
+        _hydra(flags, choices, jobs.overrides(), jobs)
+    except MISTAKES as error:
+        raise Refused(one_line(error, choices)) from error
     if jobs.problem is not None:
         raise jobs.problem
+    return jobs.conclude(outcomes, begin) if outcomes else 0
+
+
+def _flags(arguments: list[str]) -> argparse.Namespace:
+    """Hydra's flags, also between overrides; Refused where argparse would print its usage."""
+    from hydra._internal.utils import get_args_parser  # private, but its flags are not
+
+    parser = get_args_parser()
+    if "--version" in arguments:  # would print Hydra's and leave
+        return argparse.Namespace(**{**vars(parser.parse_args([])), "version": True})
+    parser.error = _refuse_flag  # type: ignore[method-assign]
+    parser.set_defaults(version=False)
+    flags, unknown = parser.parse_known_intermixed_args(arguments)
+    if unknown:
+        name = unknown[0].lstrip("-").split("=")[0].replace("-", "_")
+        hint = did_you_mean(name, [*Choices().groups, *Choices().keys])
+        raise Refused(f"{unknown[0]}: there is no such flag; settings are written key=value{hint}")
+    commands = ("run", "multirun", "cfg", "info", "shell_completion")
+    given = [f"--{name.replace('_', '-')}" for name in commands if getattr(flags, name)]
+    if len(given) > 1:
+        raise Refused(f"{' and '.join(given)} exclude each other")
+    if flags.resolve and not flags.cfg and not flags.help:
+        raise Refused("--resolve: shows what references become; add --cfg job")
+    if flags.package and not flags.cfg:
+        raise Refused("--package: says what of the config to print; add --cfg job")
+    if flags.experimental_rerun:  # it would execute the pickle
+        raise Refused("--experimental-rerun: runs are continued by the command that began them")
+    return flags
 
 
 def _refuse_flag(message: str) -> Any:
     raise Refused(f"{message}; settings are written key=value, and --help lists them")
 
 
-def _hydra(task: Callable[[DictConfig], None]) -> None:
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come through to `main`
-    hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="train")(task)()
+def _folder(typed: str) -> Path:
+    folder = Path(typed).expanduser().resolve()
+    if not folder.is_dir():
+        raise Refused(f"{typed}: is no folder of configs")
+    return folder
 
 
-class _Jobs:
-    """Hydra's task function: validates a composed config and hands it to the command."""
-
-    def __init__(
-        self,
-        command: str,
-        task: Callable[[Job], None],
-        choices: Choices,
-        typed: list[Typed],
-        multirun: bool,
-    ):
-        self.command, self.task, self.choices = command, task, choices
-        self.typed, self.multirun = typed, multirun
-        self.problem: BaseException | None = None
-        self.sweep = _sweep_name(typed) if multirun else None
-        # The place of a task function is what Hydra names the job after.
-        self.__name__ = "train"
-
-    def sweep_overrides(self) -> list[str]:
-        if not self.multirun or any(o.key == "hydra.sweep.dir" for o in self.typed):
-            return []
-        return [f"hydra.sweep.dir=${{outputs}}/sweeps/{self.sweep}"]
-
-    def __call__(self, config: DictConfig) -> None:
-        """One job. In a single run a problem waits for Hydra to unwind: it would print its own."""
-        try:
-            self.task(Job(self.validated(config), self.sweep, [o.text for o in self.typed]))
-        except (Refused, Failed) as problem:
-            if self.multirun:
-                number = HydraConfig.get().job.num
-                _end(self.command, f"job {number}: {problem}", 2)
-                raise
-            self.problem = problem
-
-    def validated(self, config: DictConfig) -> Validated:
-        hydra_config = HydraConfig.get()
-        chosen = {k: v for k, v in hydra_config.runtime.choices.items() if isinstance(v, str)}
-        raw = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-        assert isinstance(raw, dict)
-        typed = {o.key: o.text for o in self.typed if not o.is_group}
-        plugins = self.plugins(raw)
-        return validate(raw, self.choices, chosen, typed, plugins)
-
-    def plugins(self, raw: dict[str, Any]) -> list[str]:
-        """Packages whose code may run: from the command line alone, never from a file."""
-        listed = raw.get("plugins") or []
-        if listed and not any(override.key == "plugins" for override in self.typed):
-            raise Refused("plugins: only the command line can list them, not a config file")
-        return [str(package) for package in listed]
-
-
-def _sweep_name(typed: list[Typed]) -> str:
-    """The same line, in any order of its overrides, is the same sweep."""
-    import hashlib
-
-    text = "\n".join(sorted(override.for_hydra for override in typed))
-    swept = [override.key.split(".")[-1] for override in typed if len(override.values) > 1]
-    return "-".join([*swept[:4], hashlib.sha256(text.encode()).hexdigest()[:8]]) or "sweep"
+def _hydra(
+    flags: argparse.Namespace,
+    choices: Choices,
+    overrides: list[str],
+    task: Callable[[DictConfig], None],
+) -> None:
+    """Hydra with these flags and overrides, its exceptions coming through."""
+    arguments = []
+    for name in ("hydra_help", "shell_completion", "multirun", "cfg", "resolve", "package", "info"):
+        value = getattr(flags, name)
+        if value:
+            arguments += [f"--{name.replace('_', '-')}", *([] if value is True else [value])]
+    sys.argv[1:] = [*arguments, *overrides]
+    decorate = hydra.main(
+        version_base="1.3", config_path=str(choices.conf), config_name=choices.top
+    )
+    before = os.environ.get("HYDRA_FULL_ERROR", "0")
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        decorate(task)()
+    finally:
+        os.environ["HYDRA_FULL_ERROR"] = before

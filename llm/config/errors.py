@@ -7,7 +7,7 @@
 class Refused(Exception):
     """Something the user can mend: one line naming it and the remedy, exit code 2.
 
-    `key` is relative to the node whose constructor raises it (`top_k`); validation puts the
+    `key` is relative to the node whose constructor raises it (`top_k`); `instantiate` puts the
     node's path before it, so that the line names the key as the user types it (`moe.top_k`).
     """
 
@@ -28,5 +28,8 @@ class Interrupted(KeyboardInterrupt):
     """Stopped by a signal after saving. A KeyboardInterrupt, so that it ends a sweep too."""
 
     def __init__(self, signal_number: int):
-        super().__init__(f"interrupted by signal {signal_number}")
+        super().__init__(signal_number)  # all that is needed to unpickle it in another process
         self.exit_code = 128 + signal_number
+
+    def __str__(self) -> str:
+        return f"interrupted by signal {self.args[0]}"

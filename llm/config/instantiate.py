@@ -8,6 +8,10 @@ from llm.config.errors import Refused
 from llm.config.schema import dataclass_of, holds_node, locate, schema_of
 
 
+class _Placed(Refused):
+    """A refusal whose key is the full path already."""
+
+
 def instantiate(node: dict[str, Any], path: str, plugins: Iterable[str] = ()) -> Any:
     """Call the constructor that `node` names with the node's values.
 
@@ -26,7 +30,7 @@ def _call(target: Any, node: dict[str, Any], path: str, plugins: Iterable[str]) 
     schema = schema_of(target)
     arguments: dict[str, Any] = {}
     for key, parameter in schema.keys.items():
-        value = node[key] if key in node else parameter.default
+        value = node.get(key, parameter.default)
         if holds_node(parameter.annotation) and isinstance(value, dict):
             inner = f"{path}.{key}" if path else key
             if "_target_" in value:
@@ -39,11 +43,15 @@ def _call(target: Any, node: dict[str, Any], path: str, plugins: Iterable[str]) 
 
 
 def _named(target: Any, path: str, arguments: dict[str, Any], *handed: Any) -> Any:
-    """Construct, and name the key of a refusal by its full path."""
+    """Construct, and name the key of a refusal by its full path.
+
+    The innermost node knows it: `moe.top_k` is refused while `model` is made, which calls for its
+    feed-forward parts.
+    """
     try:
         return target(*handed, **arguments)
+    except _Placed:
+        raise
     except Refused as refusal:
-        if refusal.key is None or refusal.key.startswith(f"{path}."):
-            raise
-        key = f"{path}.{refusal.key}" if path else refusal.key
-        raise Refused(refusal.message, key) from None
+        key = refusal.key and (f"{path}.{refusal.key}" if path else refusal.key)
+        raise _Placed(refusal.message, key or None) from None

@@ -6,15 +6,21 @@ value override becomes `++key=value`, which Hydra always takes, and `llm.config.
 judges keys, wherever they were written.
 """
 
+import re
 from dataclasses import dataclass
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, OverrideType
-from hydra.errors import OverrideParseException
+from hydra.core.override_parser.types import Glob, IntervalSweep, Override, OverrideType
+from hydra.errors import HydraException
 
 from llm.config.choices import Choices
 from llm.config.errors import Refused
-from llm.config.suggest import nearest
+from llm.config.suggest import did_you_mean, nearest
+
+#: What of Hydra's own can be chosen on the command line.
+HYDRA_GROUPS = [f"hydra/{name}" for name in "launcher sweeper job_logging hydra_logging".split()]
+_SEARCH_PATH = re.compile(r"\+*hydra\.searchpath=")
 
 
 @dataclass(frozen=True)
@@ -27,28 +33,54 @@ class Typed:
     is_group: bool
     values: list[str]  # several in a sweep
 
+    def choosing(self, value: str) -> str:
+        """The override for Hydra that takes one of the values."""
+        return self.for_hydra.split("=", 1)[0] + f"={value}"
+
 
 def read(texts: list[str], choices: Choices, multirun: bool) -> list[Typed]:
     """Parse and check group choices; Refused names an unknown group or option."""
-    return [_read(text, choices, multirun) for text in texts]
+    return [_read(t, choices, multirun) for t in texts if not _SEARCH_PATH.match(t)]
+
+
+def search_path(texts: list[str]) -> list[str]:
+    """The folders that `hydra.searchpath=[…]` adds, another spelling of --config-dir."""
+    listed = [parse_value(_SEARCH_PATH.sub("", t)) for t in texts if _SEARCH_PATH.match(t)]
+    folders = [str(folder).removeprefix("file://") for value in listed for folder in value]
+    for folder in folders:
+        if "://" in folder:
+            raise Refused(f"hydra.searchpath: {folder}: only folders are searched")
+    return folders
+
+
+def parse_value(text: str) -> Any:
+    """The value that Hydra reads in `text`, the right side of an override."""
+    return OverridesParser.create().parse_override(f"key={text}").value()
 
 
 def _read(text: str, choices: Choices, multirun: bool) -> Typed:
     try:
         override = OverridesParser.create().parse_override(text)
-    except OverrideParseException:
-        hint = "; quote values that hold special characters: 'key=\"value\"'" if "=" in text else ""
+    except HydraException:
+        key, equals, value = text.partition("=")
+        quoted = value.strip("'\"[]{}") or "VALUE"
+        hint = f"; quote special characters: '{key}=\"{quoted}\"'" if equals else ""
+        hint = hint or did_you_mean(key, [*choices.groups, *choices.keys])
         raise Refused(f"{text}: is no key=value{hint}") from None
     key = override.key_or_group
-    values = _values(override)
-    if (
-        key.startswith(("hydra.", "hydra/"))
-        or override.type is OverrideType.DEL
-        or override.package
-    ):
-        return Typed(text, text, key, False, values)
-    if len(values) > 1 and not multirun:
-        raise Refused(f"{text}: several values make a sweep; add -m")
+    if key == "hydra.mode":
+        raise Refused(f"{text}: add -m to the command for a sweep")
+    if "/" in key and key.startswith("hydra/") and key not in HYDRA_GROUPS:
+        raise Refused(f"{text}: there is no group {key}{did_you_mean(key, HYDRA_GROUPS)}")
+    if key.startswith(("hydra.", "hydra/")):
+        return Typed(text, text, key, False, [])
+    _refuse_deletion(text, key, override, choices)
+    if override.package:
+        raise Refused(f"{text}: a group has one place; write {key}=OPTION")
+    values = _values(override, choices.groups.get(key, []))
+    if override.is_sweep_override() and not multirun:
+        list_form = f" or {key}=[{text.partition('=')[2]}] for a list" if len(values) > 1 else ""
+        raise Refused(f"{text}: several values make a sweep; add -m,{list_form}".rstrip(","))
     if key in choices.groups:
         for value in values:
             _check_option(text, key, value, choices)
@@ -56,37 +88,49 @@ def _read(text: str, choices: Choices, multirun: bool) -> Typed:
     if "/" in key:
         dotted = key.replace("/", ".")
         guess = dotted if dotted in choices.keys else nearest(key, choices.groups)
-        raise Refused(
-            f"{text}: there is no group {key}" + (f"; did you mean {guess}?" if guess else "")
-        )
+        hint = f"; did you mean {guess}?" if guess else ""
+        raise Refused(f"{text}: there is no group {key}{hint}")
     return Typed(text, "++" + text.lstrip("+"), key, False, values)
 
 
-def _values(override: Override) -> list[str]:
-    if override.type is OverrideType.DEL:
-        return []
-    if override.is_sweep_override() and override.is_discrete_sweep():
+def _refuse_deletion(text: str, key: str, override: Override, choices: Choices) -> None:
+    if override.type is not OverrideType.DEL:
+        return
+    if key in choices.groups:
+        remedy = f"choose one: {key}={'|'.join(choices.groups[key])}"
+    else:
+        remedy = f"set a value: {nearest(key, choices.keys) or 'key'}=VALUE"
+    raise Refused(f"{text}: nothing can be left out; {remedy}")
+
+
+def _values(override: Override, options: list[str]) -> list[str]:
+    value: Any = override.value()
+    if isinstance(value, Glob):
+        return value.filter(options)
+    if isinstance(value, IntervalSweep):  # a range that a search plugin draws from
+        return [str(value.start), str(value.end)]
+    if override.is_sweep_override():
         return list(override.sweep_string_iterator())
     return [override.get_value_element_as_str()]
 
 
 def _check_option(text: str, group: str, value: str, choices: Choices) -> None:
     options = choices.groups[group]
-    if value in options or value == "null" or value.startswith("["):
+    if value in options:
         return
     guess = nearest(value, options)
     remedy = f"did you mean {group}={guess}?" if guess else f"there are {', '.join(options)}"
+    if value == "null" and choices.defaults().get(group) == "None":
+        remedy = "leave it out for none"
     raise Refused(f"{text}: there is no {group} named {value!r}; {remedy}")
 
 
-def check_listed(typed: list[Typed], choices: Choices, top_keys: list[str]) -> None:
+def check_listed(typed: list[Typed], choices: Choices) -> None:
     """Refuse a key that no YAML file lists: what `--cfg` can judge without importing torch."""
-    known = [*top_keys, *choices.keys]
+    sections = {key.rsplit(".", i)[0] for key in choices.keys for i in range(1, key.count(".") + 1)}
     for override in typed:
-        if override.is_group or override.key.startswith("hydra") or override.text.startswith("~"):
+        if override.is_group or override.key.startswith("hydra"):
             continue
-        if override.key not in known:
-            guess = nearest(override.key, known)
-            raise Refused(
-                f"{override.text}: no such key" + (f"; did you mean {guess}?" if guess else "")
-            )
+        if override.key not in choices.keys and override.key not in sections:
+            hint = did_you_mean(override.key, [*choices.keys, *choices.groups])
+            raise Refused(f"{override.text}: no such key{hint}")

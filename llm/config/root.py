@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from llm.config.errors import Refused
 from llm.config.schema import Node
-from llm.config.types import UNRECORDED, NonNegativeInt, PositiveFloat, PositiveInt
+from llm.config.types import UNRECORDED, PositiveFloat, PositiveInt, Seed
 
 _BUDGET = re.compile(r"([0-9.]+(?:e[+-]?[0-9]+)?)\s*([kMGB]?)(tok|steps?|epochs?|flops|min)")
 _SCALE = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "B": 1e9}
@@ -91,7 +91,7 @@ class RunSettings:
 class Experiment:
     """One run, fully described. `seed` keys initialisation, batch order, dropout and noise."""
 
-    seed: NonNegativeInt
+    seed: Seed
     train: TrainSettings
     model: Node
     moe: Node

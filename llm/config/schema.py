@@ -7,6 +7,7 @@ waits for them.
 
 import importlib
 import inspect
+import sys
 import types
 from collections.abc import Iterable
 from dataclasses import MISSING, dataclass, is_dataclass
@@ -45,7 +46,7 @@ class Schema:
 
 
 def locate(path: Any, plugins: Iterable[str] = ()) -> Any:
-    """The class or function that `_target_: path` names, from `llm` or a listed plugin only."""
+    """The class that `_target_: path` names, from `llm` or a listed plugin only."""
     if not isinstance(path, str) or "." not in path:
         raise Refused(f"{path!r} names no class; write it as package.module.Class", "_target_")
     allowed = ("llm", *plugins)
@@ -57,9 +58,13 @@ def locate(path: Any, plugins: Iterable[str] = ()) -> Any:
         )
     module_name, _, name = path.rpartition(".")
     try:
-        return getattr(importlib.import_module(module_name), name)
+        found = getattr(importlib.import_module(module_name), name)
     except (ModuleNotFoundError, AttributeError) as error:
         raise Refused(f"there is no {path} ({error})", "_target_") from None
+    # A module of ours imports others: llm.data.custom.Path is no class of llm.
+    if not inspect.isclass(found) or found.__module__.split(".")[0] not in allowed:
+        raise Refused(f"{path} is no class of {path.split('.')[0]}", "_target_")
+    return found
 
 
 @cache
@@ -115,9 +120,24 @@ def describe(annotation: Any) -> str:
         return " or ".join(describe(option) for option in get_args(annotation))
     if get_origin(annotation) is list:
         return f"a list of {describe(get_args(annotation)[0]).removeprefix('a ')}s"
-    names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
-    names[type(None)] = "null"
-    return names.get(annotation, "a config node")
+    return _NAMES.get(annotation, "a config node")
+
+
+_NAMES: dict[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    bool: "true or false",
+    type(None): "null",
+}
+
+
+class _OutOfRange(Refused):
+    """The type is right and the value is not: in `X | None` no other option will take it."""
+
+
+def _wrong(value: Any, annotation: Any) -> Refused:
+    return Refused(f"is not {describe(annotation)}: {'null' if value is None else repr(value)}")
 
 
 def _check(value: Any, annotation: Any) -> Any:
@@ -126,45 +146,46 @@ def _check(value: Any, annotation: Any) -> Any:
     origin = get_origin(annotation)
     if origin is Annotated:
         base, *notes = get_args(annotation)
-        value = _check(value, base)
+        try:
+            value = _check(value, base)
+        except _OutOfRange:
+            raise
+        except Refused:
+            raise _wrong(value, annotation) from None
         for note in notes:
             if isinstance(note, Between) and value is not None and not note.holds(value):
-                raise Refused(f"is {value}, and must be {note}")
+                raise _OutOfRange(f"is {value}, and must be {note}")
         return value
+    wrong = _wrong(value, annotation)
     if origin in (Union, types.UnionType):
         for option in get_args(annotation):
             try:
                 return _check(value, option)
-            except Refused as refusal:
-                in_range_question = get_origin(option) is Annotated and "must be" in str(refusal)
-                if in_range_question and not str(refusal).startswith("is not"):
-                    raise
-        raise Refused(f"is not {describe(annotation)}: {value!r}")
+            except _OutOfRange:
+                raise
+            except Refused:
+                continue
+        raise wrong
     if origin is Literal:
         for choice in get_args(annotation):
             if value == choice and type(value) is type(choice):
                 return value
-        raise Refused(f"is not {describe(annotation)}: {value!r}")
+        raise wrong
     if origin is list:
         if not isinstance(value, list):
-            raise Refused(f"is not {describe(annotation)}: {value!r} (write [a,b])")
+            raise Refused(f"{wrong} (write [a,b])")
         return [_check(item, get_args(annotation)[0]) for item in value]
-    if annotation is type(None):
-        fits = value is None
-    elif annotation is bool:
-        fits = isinstance(value, bool)
-    elif annotation is float:
-        fits = isinstance(value, int | float) and not isinstance(value, bool)
-        value = float(value) if fits else value
-    elif annotation is int:
-        fits = isinstance(value, int | float) and not isinstance(value, bool)
-        fits = fits and float(value).is_integer()
-        value = int(value) if fits else value
-    elif annotation is str:
-        fits = isinstance(value, str | int) and not isinstance(value, bool)
-        value = str(value) if fits else value
-    else:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if annotation is type(None) and value is None:
+        return None
+    if annotation is bool and isinstance(value, bool):
+        return value
+    if annotation is float and number and abs(value) <= sys.float_info.max:  # finite, no NaN
+        return float(value)
+    if annotation is int and number and (isinstance(value, int) or value.is_integer()):
+        return int(value)
+    if annotation is str and isinstance(value, str | int) and not isinstance(value, bool):
+        return str(value)
+    if annotation not in _NAMES and annotation is not Node and not is_dataclass(annotation):
         raise TypeError(f"a signature names the type {annotation}, which no config can hold")
-    if not fits:
-        raise Refused(f"is not {describe(annotation)}: {value!r}")
-    return value
+    raise wrong

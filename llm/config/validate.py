@@ -11,8 +11,8 @@ from typing import Any
 from llm.config.choices import Choices, leaves
 from llm.config.errors import Refused
 from llm.config.root import Experiment
-from llm.config.schema import Schema, dataclass_of, holds_node, locate, schema_of
-from llm.config.suggest import nearest
+from llm.config.schema import Parameter, Schema, dataclass_of, holds_node, locate, schema_of
+from llm.config.suggest import did_you_mean
 
 
 @dataclass
@@ -43,7 +43,7 @@ def validate(
     Raises:
         Refused: one sentence with the key as typed and the nearest valid one
     """
-    walk = _Walk(choices, chosen, typed, plugins, schema_of(Experiment))
+    walk = _Walk(choices, chosen, typed, plugins)
     config, identity = walk.node(raw, schema_of(Experiment), "")
     return Validated(config, identity, chosen, walk.notes)
 
@@ -54,58 +54,71 @@ class _Walk:
     chosen: dict[str, str]
     typed: dict[str, str]
     plugins: list[str]
-    root: Schema
     notes: list[str] = field(default_factory=list)
 
     def refusal(self, path: str, message: str) -> Refused:
-        typed = next((text for key, text in self.typed.items() if key == path), None)
-        return Refused(f"{typed or path}: {message}")
+        """Names the key as typed, or the file that it stands in where that is an option's."""
+        if path in self.typed:
+            return Refused(f"{self.typed[path]}: {message}")
+        file = self.choices.file_that_sets(path, self.chosen)
+        return Refused(f"{file}: {path}: {message}" if file else f"{path}: {message}")
 
-    def node(self, raw: Any, schema: Schema, path: str) -> tuple[dict[str, Any], dict[str, Any]]:
-        config: dict[str, Any] = {}
-        if "_target_" in raw:
-            config["_target_"] = raw["_target_"]
+    def node(
+        self, raw: Any, schema: Schema, path: str, target: str | None = None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The canonical node and its identity; `target` is None for a section such as `train`."""
+        config: dict[str, Any] = {"_target_": target} if target else {}
         identity = dict(config)
         for key in raw:
-            if key not in schema.keys and key != "_target_":
+            if key not in schema.keys and key not in config:
                 self.unknown(key, raw[key], schema, path)
         for key, parameter in schema.keys.items():
             here = f"{path}.{key}" if path else key
-            if key not in raw:
-                if parameter.default is MISSING:
-                    raise self.refusal(here, "is missing")
-                config[key] = parameter.default
-                if parameter.recorded:
-                    identity[key] = parameter.default
-                continue
-            value = raw[key]
-            if holds_node(parameter.annotation) and value is not None:
-                inner_schema = self.schema_at(value, parameter.annotation, here)
-                config[key], inner_identity = self.node(value, inner_schema, here)
+            if key in raw:
+                config[key], recorded = self.value(raw[key], parameter, here)
+            elif parameter.default is not MISSING:
+                config[key] = recorded = parameter.default
             else:
-                try:
-                    config[key] = inner_identity = parameter.check(value)
-                except Refused as refusal:
-                    raise self.refusal(here, refusal.message) from None
+                raise self.refusal(here, f"is missing{self.options_of(here)}")
             if parameter.recorded:
-                identity[key] = inner_identity
+                identity[key] = recorded
+        if target is None:
+            try:
+                schema.target(**config)  # what its own checks refuse
+            except Refused as refusal:
+                raise self.refusal(f"{path}.{refusal.key}", refusal.message) from None
         return config, identity
 
-    def schema_at(self, value: Any, annotation: Any, path: str) -> Schema:
+    def value(self, value: Any, parameter: Parameter, path: str) -> tuple[Any, Any]:
+        """The canonical value of one key, and the part of it that enters the identity."""
+        if holds_node(parameter.annotation) and isinstance(value, dict):
+            section = dataclass_of(parameter.annotation)
+            if section is not None:
+                return self.node(value, schema_of(section), path)
+            if "_target_" not in value:
+                raise self.refusal(path, "names no _target_, the class that it configures")
+            target = value["_target_"]
+            return self.node(value, schema_of(self.locate(target, path)), path, target)
         group = path.replace(".", "/")
-        if not isinstance(value, dict):
-            option = value if value in self.choices.groups.get(group, []) else "OPTION"
-            remedy = f"is a config group; write {group}={option}"
-            raise self.refusal(path, remedy if group in self.choices.groups else "is a config node")
-        if "_target_" in value:
-            try:
-                return schema_of(locate(value["_target_"], self.plugins))
-            except Refused as refusal:
-                raise self.refusal(f"{path}._target_", refusal.message) from None
-        described = dataclass_of(annotation)
-        if described is None:
-            raise self.refusal(path, "names no _target_, the class that it configures")
-        return schema_of(described)
+        if holds_node(parameter.annotation) and group in self.choices.groups:
+            known = value in self.choices.groups[group]
+            option = value if known else "|".join(self.choices.groups[group])
+            raise self.refusal(path, f"is a config group; write {group}={option}")
+        try:
+            checked = parameter.check(value)
+        except Refused as refusal:
+            raise self.refusal(path, refusal.message) from None
+        return checked, checked
+
+    def locate(self, target: Any, path: str) -> Any:
+        try:
+            return locate(target, self.plugins)
+        except Refused as refusal:
+            raise self.refusal(f"{path}._target_", refusal.message) from None
+
+    def options_of(self, path: str) -> str:
+        options = self.choices.groups.get(path.replace(".", "/"))
+        return f"; choose one of {', '.join(options)}" if options else ""
 
     def unknown(self, key: str, value: Any, schema: Schema, path: str) -> None:
         """Note a key that another option of the group uses; refuse one that none does."""
@@ -113,36 +126,34 @@ class _Walk:
         if key in schema.handed:
             raise self.refusal(here, "follows from the rest of the config and cannot be set")
         for leaf, leaf_value in leaves(value, here):
-            users = self.choices.lists(leaf) if path else []
-            if not users:
-                guess = nearest(leaf, self.known(schema, path))
-                hint = f"; did you mean {guess}?" if guess else ""
-                raise self.refusal(leaf, f"no such key{hint}")
-            self.check_as_elsewhere(leaf, leaf_value, users)
-            group = path.split(".")[0]
-            choice = f"{group}={self.chosen[group]}" if group in self.chosen else "this choice"
+            if not path or not self.used_elsewhere(leaf, leaf_value):
+                raise self.refusal(
+                    leaf, f"no such key{did_you_mean(leaf, self.known(schema, path))}"
+                )
+            groups = [g for g in self.chosen if f"{path}.".startswith(g.replace("/", ".") + ".")]
+            choice = max(groups, key=len, default="")
+            choice = f"{choice}={self.chosen[choice]}" if choice else "this choice"
             self.notes.append(f"{self.typed.get(leaf, leaf)} has no effect with {choice}")
 
-    def check_as_elsewhere(self, leaf: str, value: Any, users: list[Any]) -> None:
-        """A key without effect still needs a value that the class which uses it would take."""
-        for user in users:
-            if "_target_" in user:
-                keys = schema_of(locate(user["_target_"], self.plugins)).keys
-                parameter = keys.get(leaf.rpartition(".")[2])
-                if parameter is not None and not holds_node(parameter.annotation):
-                    try:
-                        parameter.check(value)
-                    except Refused as refusal:
-                        raise self.refusal(leaf, refusal.message) from None
-                    return
+    def used_elsewhere(self, leaf: str, value: Any) -> bool:
+        """Whether the class of another option takes this key; it must take the value, too.
+
+        What YAML files list does not count: a misspelt key in a file of the user's is listed there.
+        """
+        parent, _, key = leaf.rpartition(".")
+        targets = [m["_target_"] for m in self.choices.mappings_at(parent) if "_target_" in m]
+        if key == "_target_":
+            return bool(targets and self.locate(value, parent))
+        for target in targets:
+            try:
+                parameter = schema_of(locate(target, self.plugins)).keys.get(key)
+            except Refused:
+                continue  # the class of a plugin that this command does not list
+            if parameter is not None:
+                self.value(value, parameter, leaf)
+                return True
+        return False
 
     def known(self, schema: Schema, path: str) -> list[str]:
-        prefix = f"{path}." if path else ""
-        own = [f"{prefix}{name}" for name in schema.keys]
-        sections = [
-            f"{name}.{key}"
-            for name, parameter in self.root.keys.items()
-            if (described := dataclass_of(parameter.annotation)) is not None
-            for key in schema_of(described).keys
-        ]
-        return [*own, *self.root.keys, *self.choices.groups, *sections, *self.choices.keys]
+        own = [f"{path}.{name}" if path else name for name in schema.keys]
+        return [*own, *self.choices.groups, *self.choices.keys]

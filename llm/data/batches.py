@@ -84,25 +84,26 @@ def evaluation_rows(ids: np.ndarray, starts: np.ndarray, seq_len: int, limit: in
 
     Args:
         starts: where the end-of-text before each document stands
-        limit: stop once so many targets are in, None for all
+        limit: the first so many targets, exactly, so that they are the same for every `seq_len`;
+            None for all
     """
-    firsts, lasts = [], []  # targets [first, last) of each row
-    ends = [*starts[1:].tolist(), len(ids) - 1]
-    targets = 0
+    firsts: list[int] = []  # each row holds the targets [first, last)
+    lasts: list[int] = []
+    n_targets = len(ids) - 1
+    limit = n_targets if limit is None else min(limit, n_targets)
+    ends = [*starts[1:].tolist(), n_targets]
     for start, end in zip(starts.tolist(), ends, strict=True):
-        if limit is not None and targets >= limit:
+        if start >= limit:
             break
-        targets += end - start
         if lasts and lasts[-1] == start and end - firsts[-1] <= seq_len:
             lasts[-1] = end
             continue
-        for cut in range(start, end, seq_len):
+        for cut in range(start, min(end, limit), seq_len):
             firsts.append(cut)
             lasts.append(min(cut + seq_len, end))
-            if limit is not None and targets - (end - lasts[-1]) >= limit:
-                break
     places_RT = np.array(firsts)[:, None] + np.arange(seq_len)
-    inside_RT = places_RT < np.array(lasts)[:, None]
+    # The limit comes after the layout: it changes no row before it, nor what its own row reads.
+    inside_RT = places_RT < np.minimum(lasts, limit)[:, None]
     return _batch(ids, np.minimum(places_RT, len(ids) - 2), inside_RT)
 
 

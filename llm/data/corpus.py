@@ -51,7 +51,9 @@ class Outside(NamedTuple):
 
     position: int  # character offset at which the piece begins
     piece: str  # what stands there ("" at the end of the text)
-    expected: list[str]  # some of the pieces that could have stood there, likeliest first
+    expected: list[
+        str
+    ]  # pieces that could have stood there, likeliest first; one only if no other could
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Annotated
 from llm.config.errors import Refused
 from llm.config.types import UNRECORDED, Between
 from llm.data.corpus import Dialogue, Document
+from llm.tokenizer.base import well_formed
 
 SUFFIXES = (".txt", ".md", ".jsonl")
 #: Stands between documents in some corpora's .txt files (TinyStories).
@@ -19,7 +20,8 @@ class Custom:
     """The text under `path`, UTF-8.
 
     A .txt or .md file is one document, or several where it holds `<|endoftext|>`; each line of a
-    .jsonl file is one, its text in `text_column`. Empty ones are left out.
+    .jsonl file is one, its text in `text_column`. Empty ones (and null) are left out; half a
+    surrogate pair, as a JSON escape can make it, becomes U+FFFD.
 
     Args:
         path: a file, or a folder that is searched with its subfolders
@@ -50,16 +52,17 @@ class Custom:
         if self.path.is_file():
             found = [self.path]
         else:
-            found = sorted(f for f in self.path.rglob("*") if f.suffix in SUFFIXES and f.is_file())
-        unknown = [f for f in found if f.suffix not in SUFFIXES]
-        if unknown or not found:
-            what = unknown[0].name if unknown else f"in {self.path}"
-            raise Refused(f"no text found: {what}; it reads {', '.join(SUFFIXES)}", "path")
+            found = sorted(f for f in self.path.rglob("*") if _reads(f) and f.is_file())
+        if not found or not _reads(found[0]):
+            what = found[0].name if found else f"in {self.path}"
+            raise Refused(f"no text found: {what}; it reads {', '.join(SUFFIXES)}", "data.path")
         return found
 
     def describe(self) -> dict[str, object]:
         digest = hashlib.sha256()
         for file in self.files():
+            # The suffix decides how the bytes are read.
+            digest.update(file.suffix.lower().encode())
             digest.update(hashlib.sha256(file.read_bytes()).digest())
         return {
             "corpus": "custom",
@@ -73,23 +76,35 @@ class Custom:
         return split_documents(texts, self.val_fraction)
 
     def _texts(self, file: Path) -> Iterator[str]:
+        content = file.read_bytes()
         try:
-            text = file.read_text(encoding="utf-8")
+            text = content.decode()
         except UnicodeDecodeError as error:
-            line = file.read_bytes()[: error.start].count(b"\n") + 1
-            raise Refused(f"{file}, line {line}: is not UTF-8 ({error.reason})", "path") from None
-        if file.suffix != ".jsonl":
+            number = content[: error.start].count(b"\n") + 1
+            problem = f"{file}, line {number}: is not UTF-8 ({error.reason})"
+            raise Refused(problem, "data.path") from None
+        # What Windows adds: a byte order mark in front, and its ends of lines.
+        text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+        if file.suffix.lower() != ".jsonl":
             yield from text.split(SEPARATOR)
             return
-        for number, line in enumerate(text.splitlines(), 1):
+        # Not splitlines(), which also cuts at U+2028 and U+0085: JSON strings may hold these.
+        for number, line in enumerate(text.split("\n"), 1):
             if not line.strip():
                 continue
             try:
                 value = json.loads(line)[self.text_column]
+                if not isinstance(value, str | None):
+                    raise TypeError
             except (ValueError, KeyError, TypeError):
-                problem = f"{file}, line {number}: is no JSON object with a {self.text_column!r}"
-                raise Refused(f"{problem}; set data.text_column", "path") from None
-            yield str(value)
+                problem = f"{file}, line {number}: is no JSON object with a text in "
+                problem += f"{self.text_column!r}; name its field: data.text_column"
+                raise Refused(problem, "data.path") from None
+            yield well_formed(value or "")
+
+
+def _reads(file: Path) -> bool:
+    return file.suffix.lower() in SUFFIXES
 
 
 def split_documents(texts: Iterator[str], val_fraction: float) -> Iterator[Document]:

@@ -27,14 +27,24 @@ def floor_of(
     for start, end in zip(starts, ends, strict=True):
         tokens = ids[start + 1 : end]  # the document; ids[end] closes it
         pieces = [tokenizer.token_bytes(int(token)) for token in tokens]
-        score = corpus.score(b"".join(pieces).decode())
+        text = b"".join(pieces).decode()
+        score = corpus.score(text)
         if not score.accepted:
             raise ValueError(f"the corpus does not accept its own document: {score.outside}")
         # Targets of this document are nats[start : end]: its tokens, then the end-of-text.
+        # All places are in bytes: a token may begin inside a character.
         token_ends = np.cumsum([len(piece) for piece in pieces])
-        piece_starts = np.concatenate([[0], score.ends[:-1]])
+        piece_ends = _byte_offsets(text)[score.ends[:-1]]
+        piece_starts = np.concatenate([[0], piece_ends])
         token_starts = np.concatenate([[0], token_ends])
         owner = np.searchsorted(token_ends, piece_starts, side="right")
         np.add.at(nats[start:end], owner, score.nats)
-        skills[start:end] = score.skills[np.searchsorted(score.ends[:-1], token_starts, "right")]
+        skills[start:end] = score.skills[np.searchsorted(piece_ends, token_starts, "right")]
     return nats, skills
+
+
+def _byte_offsets(text: str) -> np.ndarray:
+    """Where each character begins in the UTF-8 of `text`, and where the last one ends."""
+    if text.isascii():
+        return np.arange(len(text) + 1)
+    return np.concatenate([[0], np.cumsum([len(character.encode()) for character in text])])

@@ -39,6 +39,7 @@ class Prepared:
 
     folder: Path
     manifest: dict[str, Any]
+    plugins: tuple[str, ...] = ()  # modules beside `llm.tokenizer` that the tokenizer may be from
 
     @property
     def fingerprint(self) -> str:
@@ -46,7 +47,7 @@ class Prepared:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        return tokenizers.load(self.folder)
+        return tokenizers.load(self.folder, self.plugins)
 
     def tokens(self, split: str) -> np.ndarray:
         """All ids of a split, memory-mapped: (n,) uint16 or uint32."""
@@ -91,13 +92,20 @@ def prepare(
             shutil.rmtree(working, ignore_errors=True)
             working.mkdir()
             _make(corpus, tokenizer, mark, name, working)
+            if fingerprint(corpus, tokenizer_node) != mark:
+                raise Refused(f"{name}: the text changed while it was read; start again", "data")
             os.replace(working, folder)
-        return open_prepared(folder)
+        # The module that the command line chose may be named by the vocabulary, too.
+        return open_prepared(folder, (type(tokenizer).__module__,))
 
 
-def open_prepared(folder: Path) -> Prepared:
+def open_prepared(folder: Path, plugins: tuple[str, ...] = ()) -> Prepared:
     """Open a prepared corpus; Refused names a file that is missing or of another size."""
-    manifest = json.loads((folder / "manifest.json").read_text())
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text())
+    except (FileNotFoundError, ValueError):
+        problem = f"{folder / 'manifest.json'} is missing or damaged"
+        raise Refused(f"{problem}; delete {folder} to prepare it again") from None
     if manifest["format"] != FORMAT:
         raise Refused(f"{folder} has format {manifest['format']}, not {FORMAT}; delete it")
     for file, facts in manifest["files"].items():
@@ -105,7 +113,7 @@ def open_prepared(folder: Path) -> Prepared:
         if size != facts["size"]:
             state = "is missing" if size < 0 else f"has {size} bytes instead of {facts['size']}"
             raise Refused(f"{folder / file} {state}; delete {folder} to prepare it again")
-    return Prepared(folder, manifest)
+    return Prepared(folder, manifest, plugins)
 
 
 def _make(corpus: Corpus, tokenizer: Tokenizer, mark: str, name: str, folder: Path) -> None:
@@ -147,7 +155,9 @@ def _texts(corpus: Corpus, label: str) -> Iterator[str]:
 def _shown(documents: Iterator[Document], label: str) -> Iterator[Document]:
     from tqdm import tqdm
 
-    return iter(tqdm(documents, desc=label, unit=" documents", leave=False, mininterval=0.5))
+    return iter(
+        tqdm(documents, desc=label, unit=" documents", leave=False, mininterval=0.5, disable=None)
+    )
 
 
 def _write_tokens(

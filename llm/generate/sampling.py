@@ -3,11 +3,12 @@
 B rows, T time, V vocabulary
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
+from llm.generate.reader import Reader
 from llm.model.transformer import Transformer
 
 
@@ -30,6 +31,11 @@ def pick(
     return ids_B1[:, 0], (logits_BV.gather(1, ids_B1) - log_z_B1).exp()[:, 0]
 
 
+def newer_half(context: list[int], max_len: int) -> list[int]:
+    """What is kept of a full context unless somebody knows better."""
+    return context[-max(1, max_len // 2) :]
+
+
 @torch.inference_mode()
 def stream(
     model: Transformer,
@@ -38,27 +44,26 @@ def stream(
     temperature: float,
     top_k: int | None,
     generator: torch.Generator,
+    *,
+    reader: Reader | None = None,
+    shorten: Callable[[list[int], int], list[int]] = newer_half,
 ) -> Iterator[tuple[int, float]]:
     """Continue `prompt` one id at a time: (id, the model's probability of it).
 
-    Once the context is full, the older half of it is forgotten and the rest read again.
-
     Args:
         prompt: at least one id
+        reader: one that has read the beginning of `prompt` already, if there is one
+        shorten: what is kept of a context that is full, given that context and the most ids that
+            fit; it is read again from there
     """
-    device = model.embedding.device
-    context = list(prompt[-(model.max_seq_len - 1) :])
-    cache, unread = model.cache(1, model.max_seq_len), context
+    reader = reader or Reader(model)
+    context = list(prompt)
     for _ in range(max_tokens):
-        if cache.length + len(unread) > model.max_seq_len:
-            context = context[-model.max_seq_len // 2 :]
-            cache, unread = model.cache(1, model.max_seq_len), context
-        output = model(torch.tensor([unread], device=device), cache=cache)
-        assert output.logits_BTV is not None
-        ids, probabilities = pick(output.logits_BTV[:, -1], temperature, top_k, generator)
+        if len(context) > reader.max_len:
+            context = shorten(context, reader.max_len)
+        ids, probabilities = pick(reader.read(context), temperature, top_k, generator)
         token = int(ids[0])
-        context = [*context, token]
-        unread = [token]
+        context.append(token)
         yield token, float(probabilities[0])
 
 

@@ -3,19 +3,26 @@
 B batch, T new positions, S all positions, D model width, H heads, C channels of a head
 """
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llm.layers.linear import Linear
+from llm.layers.norm import RMSNorm
 from llm.model.cache import KVCache
 from llm.model.position import Position
+
+QKNorm = Literal["none", "head"]
 
 
 class Attention(nn.Module):
     """softmax(Q Kᵀ / √C) V per head, each position seeing itself and the past (Vaswani 2017).
 
-    With `n_kv_heads` below `n_heads`, groups of query heads share keys and values (GQA).
+    With `n_kv_heads` below `n_heads`, groups of query heads share keys and values (GQA). With
+    `qk_norm` "head", queries and keys of each head are RMS-normalised before they are turned
+    (Qwen3): logits cannot grow without bound, and larger learning rates hold.
 
     Shapes: (B, T, D) → (B, T, D)
     """
@@ -29,6 +36,8 @@ class Attention(nn.Module):
         dropout: float,
         init_std: float,
         residual_std: float,
+        qk_norm: QKNorm,
+        norm_eps: float,
     ):
         super().__init__()
         self.n_heads, self.n_kv_heads, self.head_dim = n_heads, n_kv_heads, d_model // n_heads
@@ -39,6 +48,9 @@ class Attention(nn.Module):
         self.key = Linear(d_model, kv_width, init_std, bias)
         self.value = Linear(d_model, kv_width, init_std, bias)
         self.out = Linear(width, d_model, residual_std, bias)
+        normed = qk_norm == "head"
+        self.query_norm = RMSNorm(self.head_dim, norm_eps) if normed else nn.Identity()
+        self.key_norm = RMSNorm(self.head_dim, norm_eps) if normed else nn.Identity()
 
     def forward(
         self,
@@ -49,8 +61,10 @@ class Attention(nn.Module):
         layer: int,
         cache: KVCache | None,
     ) -> Tensor:
-        q_BHTC = position.rotate(self._heads(self.query(x_BTD), self.n_heads), positions_T)
-        k_BHTC = position.rotate(self._heads(self.key(x_BTD), self.n_kv_heads), positions_T)
+        q_BHTC = self.query_norm(self._heads(self.query(x_BTD), self.n_heads))
+        k_BHTC = self.key_norm(self._heads(self.key(x_BTD), self.n_kv_heads))
+        q_BHTC = position.rotate(q_BHTC, positions_T)
+        k_BHTC = position.rotate(k_BHTC, positions_T)
         v_BHTC = self._heads(self.value(x_BTD), self.n_kv_heads)
         if cache is not None:
             k_BHTC, v_BHTC = cache.append(layer, k_BHTC, v_BHTC)

@@ -13,7 +13,7 @@ class KVCache:
     Args:
         n_layers, batch_size, n_heads, max_len, head_dim: its shape
     Raises:
-        ValueError: from `append`, where more than `max_len` positions would be held
+        ValueError: from `append`, where more than `max_len` positions would be held, or other rows
     """
 
     def __init__(
@@ -37,6 +37,8 @@ class KVCache:
         end = self.length + k_BHTC.shape[2]
         if end > self.max_len:
             raise ValueError(f"the cache holds {self.max_len} positions, not {end}")
+        if k_BHTC.shape[0] != self.keys.shape[1]:  # one row would be copied to all
+            raise ValueError(f"the cache has {self.keys.shape[1]} rows, not {k_BHTC.shape[0]}")
         self.keys[layer, :, :, self.length : end] = k_BHTC
         self.values[layer, :, :, self.length : end] = v_BHTC
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]

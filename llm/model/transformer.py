@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from llm.config.errors import Refused
 from llm.config.schema import Node
 from llm.config.types import PositiveFloat, PositiveInt, ProperFraction
-from llm.layers.cross_entropy import linear_cross_entropy
+from llm.layers.cross_entropy import IGNORED, linear_cross_entropy
 from llm.layers.feed_forward import Activation, FeedForwardOutput, FeedForwardShape
 from llm.layers.linear import Linear
 from llm.layers.norm import NORMS
 from llm.layers.roles import declare
-from llm.model.attention import Attention, causal_mask
+from llm.model.attention import Attention, QKNorm, causal_mask
 from llm.model.cache import KVCache
 from llm.model.position import Geometry, Position
 
@@ -89,10 +89,12 @@ class Transformer(nn.Module):
         n_kv_heads: key-value heads, null for as many as `n_heads`
         max_seq_len: tokens of a training sequence, and positions where these are learned
         norm, norm_eps: `layernorm` or `rmsnorm`
+        qk_norm: `head` normalises queries and keys of each head (Qwen3), `none` does not
         activation: gelu, gelu_tanh, relu2, swiglu or geglu
         bias: biases in linear maps and layer norms
         tie_embeddings: the head is the embedding transposed
-        dropout: on attention weights and on what each part adds to the residual stream
+        dropout: on the embedded tokens, on attention weights and on what each part adds to the
+            residual stream
         init_std: standard deviation of the initial weights
     """
 
@@ -110,6 +112,7 @@ class Transformer(nn.Module):
         max_seq_len: PositiveInt,
         norm: Literal["layernorm", "rmsnorm"],
         norm_eps: PositiveFloat,
+        qk_norm: QKNorm,
         activation: Activation,
         bias: bool,
         tie_embeddings: bool,
@@ -137,7 +140,17 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(
             Block(
                 make_norm,
-                Attention(d_model, n_heads, n_kv_heads, bias, dropout, init_std, residual_std),
+                Attention(
+                    d_model,
+                    n_heads,
+                    n_kv_heads,
+                    bias,
+                    dropout,
+                    init_std,
+                    residual_std,
+                    qk_norm,
+                    norm_eps,
+                ),
                 feed_forward(shape),
                 dropout,
             )
@@ -188,10 +201,11 @@ class Transformer(nn.Module):
         if targets_BT is None:
             output.logits_BTV = F.linear(x_BTD, weight_VD)
             return output
-        nats_N = linear_cross_entropy(x_BTD.flatten(0, 1), weight_VD, targets_BT.flatten())
-        output.loss_sum = nats_N.sum()
-        output.n_tokens = (targets_BT != -100).sum()
-        output.nats_BT = nats_N.detach().view_as(targets_BT)
+        output.loss_sum, nats_N = linear_cross_entropy(
+            x_BTD.flatten(0, 1), weight_VD, targets_BT.flatten()
+        )
+        output.n_tokens = (targets_BT != IGNORED).sum()
+        output.nats_BT = nats_N.view_as(targets_BT)
         return output
 
     def cache(self, batch_size: int, max_len: int) -> KVCache:

@@ -5,7 +5,7 @@ Nothing is dropped, so a token's output does not depend on its neighbours.
 N tokens, K experts a token, M = N·K assignments, E experts, D width
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -38,29 +38,30 @@ class _Scatter(torch.autograd.Function):
     """Copy each token to its K sorted places; the gradient is gathered from them and summed."""
 
     @staticmethod
-    def forward(ctx, x_ND: Tensor, order_M: Tensor, place_M: Tensor) -> Tensor:
+    def forward(ctx: Any, x_ND: Tensor, order_M: Tensor, place_M: Tensor) -> Tensor:
         ctx.k = order_M.numel() // x_ND.shape[0]
         ctx.save_for_backward(place_M)
-        return x_ND[order_M // ctx.k]
+        return x_ND.index_select(0, order_M // ctx.k)
 
     @staticmethod
-    def backward(ctx, d_MD: Tensor):
+    def backward(ctx: Any, d_MD: Tensor) -> tuple[Tensor, None, None]:
         (place_M,) = ctx.saved_tensors
-        return d_MD[place_M].unflatten(0, (-1, ctx.k)).sum(1), None, None
+        d_NKD = d_MD.index_select(0, place_M).unflatten(0, (-1, ctx.k))
+        return d_NKD.sum(1), None, None
 
 
 class _Gather(torch.autograd.Function):
     """Bring sorted rows back into assignment order; the gradient takes the opposite way."""
 
     @staticmethod
-    def forward(ctx, y_MD: Tensor, order_M: Tensor, place_M: Tensor) -> Tensor:
+    def forward(ctx: Any, y_MD: Tensor, order_M: Tensor, place_M: Tensor) -> Tensor:
         ctx.save_for_backward(order_M)
-        return y_MD[place_M]
+        return y_MD.index_select(0, place_M)
 
     @staticmethod
-    def backward(ctx, d_MD: Tensor):
+    def backward(ctx: Any, d_MD: Tensor) -> tuple[Tensor, None, None]:
         (order_M,) = ctx.saved_tensors
-        return d_MD[order_M], None, None
+        return d_MD.index_select(0, order_M), None, None
 
 
 def scatter(x_ND: Tensor, plan: Plan) -> Tensor:

@@ -11,6 +11,12 @@ from llm.layers.feed_forward import ACTIVATIONS, GATED, FeedForwardShape
 from llm.layers.roles import declare
 from llm.moe.dispatch import Plan
 
+#: What grouped_mm multiplies where; a loop over the experts does the rest.
+_GROUPED_TYPES = {
+    "cpu": (torch.float32, torch.bfloat16, torch.float16),
+    "cuda": (torch.bfloat16,),
+}
+
 
 class Experts(nn.Module):
     """The feed-forward of `llm.layers.feed_forward`, E times, as stacked matrices.
@@ -71,7 +77,8 @@ def _product(x_MI: Tensor, weight_EIO: Tensor, bias_EO: Tensor | None, plan: Pla
 
 
 def _grouped_mm_takes(x_MI: Tensor, weight_EIO: Tensor) -> bool:
-    """grouped_mm wants rows of whole 16 bytes, and on CUDA bfloat16."""
+    """grouped_mm wants rows of whole 16 bytes, on CUDA bfloat16, and float64 nowhere."""
     whole = 16 // x_MI.element_size()
     aligned = weight_EIO.shape[1] % whole == 0 and weight_EIO.shape[2] % whole == 0
-    return aligned and (x_MI.device.type == "cpu" or x_MI.dtype is torch.bfloat16)
+    types = _GROUPED_TYPES.get(x_MI.device.type, ())
+    return aligned and x_MI.dtype in types

@@ -47,7 +47,8 @@ class AdamW:
 
     def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         """The optimizer of all parameters of `model`, in two groups."""
-        decayed, others = [], []
+        decayed: list[nn.Parameter] = []
+        others: list[nn.Parameter] = []
         for parameter in model.parameters():
             (decayed if role_of(parameter) in DECAYED else others).append(parameter)
         groups = [

@@ -7,7 +7,7 @@ import torch
 
 from llm.data.batches import mix
 from llm.data.prepare import Prepared
-from llm.evaluate import CHAT_TEMPERATURE, CHAT_TOP_K
+from llm.generate import TEMPERATURE, TOP_K
 from llm.generate.sampling import sample_rows
 from llm.model.transformer import Transformer
 
@@ -22,7 +22,7 @@ def sample_texts(
     tokenizer = prepared.tokenizer
     model.eval()
     rows = sample_rows(
-        model, tokenizer.eot, count, model.max_seq_len, CHAT_TEMPERATURE, CHAT_TOP_K, generator
+        model, tokenizer.eot, count, model.max_seq_len, TEMPERATURE, TOP_K, generator
     )
     model.train()
     return [tokenizer.decode(row) for row in rows]

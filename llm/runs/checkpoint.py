@@ -126,7 +126,7 @@ def read(folder: Path, device: torch.device | str = "cpu") -> Checkpoint:
 
 def newest(parent: Path) -> tuple[Checkpoint | None, list[str]]:
     """The newest whole checkpoint, and a line for each newer one that had to be passed over."""
-    damaged = []
+    damaged: list[str] = []
     for folder in reversed(list_steps(parent)):
         try:
             return read(folder), damaged

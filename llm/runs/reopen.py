@@ -1,5 +1,6 @@
 """A finished (or unfinished) run, opened for use."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -57,17 +58,20 @@ def load_run(
     facts = read_facts(folder)
     if facts is None:
         raise Refused(f"{path} is no run directory and no checkpoint of one")
-    config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
-    assert isinstance(config, dict)
-    if chosen is not None:
-        weights = checkpoint.read(chosen)
-    else:
-        best = which == "best" and checkpoint.list_steps(folder / "best")
-        found, damaged = checkpoint.newest(folder / ("best" if best else "checkpoints"))
-        if found is None:
-            raise Refused(damaged[0] if damaged else f"{path} has no checkpoint yet")
-        weights = found
+    config: Any = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+    weights = checkpoint.read(chosen) if chosen else _newest(folder, which)
     tokenizer = tokenizers.load(folder, plugins)
     model = build_model(config, tokenizer.vocab_size, plugins)
     model.load_state_dict(weights.model)
     return OpenRun(folder, config, facts, weights.step, model.to(device).eval(), tokenizer)
+
+
+def _newest(folder: Path, which: str) -> checkpoint.Checkpoint:
+    """The weights asked for; damaged ones are passed over, and it is said."""
+    for parent in ["best", "checkpoints"] if which == "best" else ["checkpoints"]:
+        found, damaged = checkpoint.newest(folder / parent)
+        for line in damaged:
+            print(f"{line}; opening the ones before", file=sys.stderr)
+        if found is not None:
+            return found
+    raise Refused(f"{folder} has no whole checkpoint yet")

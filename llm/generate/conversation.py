@@ -1,0 +1,163 @@
+"""A conversation as one document: what was said, what the model still sees of it, what comes next.
+
+On a corpus with a `Dialogue` a turn is a question and its answer, written with the corpus's own
+markers; without one, every line typed goes on with the text.
+"""
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+
+from llm.data.corpus import Dialogue
+from llm.generate.reader import Reader
+from llm.generate.sampling import stream
+from llm.model.transformer import Transformer
+from llm.tokenizer.base import Tokenizer, well_formed
+from llm.tokenizer.stream import StreamDecoder
+
+#: Why an answer is over: its own end, the end of the document, or cut off.
+Ending = Literal["stop", "end of text", "length", "interrupted"]
+
+
+class Piece(NamedTuple):
+    """Some text of an answer, as soon as it is certain to belong to it."""
+
+    text: str
+    probability: float | None  # the model's own; of several tokens the least, None if typed
+
+
+@dataclass
+class Sampling:
+    """How the next token is drawn, and how many there are at most."""
+
+    max_tokens: int
+    temperature: float
+    top_k: int | None
+
+
+@dataclass
+class Turn:
+    """What stands in the document: the prompt with its markers, the answer with its `stop`."""
+
+    prompt: str
+    answer: str = ""
+    ending: Ending = "interrupted"
+
+    @property
+    def text(self) -> str:
+        return self.prompt + self.answer
+
+    @property
+    def cut_off(self) -> bool:
+        return self.ending in ("length", "interrupted")
+
+
+class Conversation:
+    """Turns, and a model that has read as many of the last ones as its context holds.
+
+    When the context is full, whole turns go from its front, until a quarter of it is free; only of
+    a turn that is too long by itself the older half goes.
+    """
+
+    def __init__(
+        self,
+        model: Transformer,
+        tokenizer: Tokenizer,
+        dialogue: Dialogue | None,
+        generator: torch.Generator,
+    ):
+        self.dialogue = dialogue
+        self.turns: list[Turn] = []
+        self.forgotten = 0  # of these turns, so many are no longer in the context
+        self._model, self._tokenizer, self._generator = model, tokenizer, generator
+        self._reader = Reader(model)
+        self._ids: list[list[int]] = []  # of each turn that is over
+
+    def reset(self) -> None:
+        """Forget everything that was said."""
+        self.turns, self._ids, self.forgotten = [], [], 0
+
+    def ask(self, question: str, sampling: Sampling) -> Generator[Piece, None, None]:
+        """The answer to `question`, without its `stop`. Needs a dialogue."""
+        assert self.dialogue is not None
+        prompt = self.dialogue.user + well_formed(question) + self.dialogue.assistant
+        return self._answer(Turn(prompt), sampling)
+
+    def go_on(self, text: str, sampling: Sampling) -> Generator[Piece, None, None]:
+        """What follows `text`; on a corpus with a dialogue a new document begins with it."""
+        text = well_formed(text)
+        if self.dialogue is not None:
+            self.reset()
+        elif self.turns and text and not self.turns[-1].text.endswith("\n"):
+            text = "\n" + text
+        return self._answer(Turn(text), sampling)
+
+    def _answer(self, turn: Turn, sampling: Sampling) -> Generator[Piece, None, None]:
+        """Yields the answer; however it ends, also when nobody asks for more, it is recorded."""
+        stop = self.dialogue.stop if self.dialogue else ""
+        decoder, least = StreamDecoder(self._tokenizer), 1.0
+        said = ""  # everything so far, the first `shown` characters of it yielded
+        shown = 0
+        context = self._context(self._encode(turn.prompt))
+        self.turns.append(turn)
+        try:
+            tokens = stream(
+                self._model,
+                context,
+                sampling.max_tokens,
+                sampling.temperature,
+                sampling.top_k,
+                self._generator,
+                reader=self._reader,
+                shorten=self._shorten,
+            )
+            for token, probability in tokens:
+                if token == self._tokenizer.eot:
+                    turn.ending = "end of text"
+                    break
+                said += decoder.push(token)
+                turn.answer = said
+                least = min(least, probability)
+                end = said.find(stop) if stop else -1
+                certain = len(said) - _overlap(said, stop) if end < 0 else end
+                if certain > shown:
+                    yield Piece(said[shown:certain], least)
+                    shown, least = certain, 1.0
+                if end >= 0:
+                    turn.answer, turn.ending = said[: end + len(stop)], "stop"
+                    break
+            else:
+                turn.ending = "length"
+            if turn.ending != "stop":
+                said += decoder.finish()
+                turn.answer = said
+                if len(said) > shown:
+                    yield Piece(said[shown:], least)
+        finally:
+            # The next turn begins behind a `stop`, also where the model did not write it.
+            missing = "" if turn.ending == "stop" else stop
+            self._ids.append(self._encode(turn.text + missing))
+
+    def _encode(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text).tolist()
+
+    def _context(self, last: list[int]) -> list[int]:
+        """End-of-text, as before every document, then the turns that are still remembered."""
+        earlier = [i for ids in self._ids[self.forgotten :] for i in ids]
+        return [self._tokenizer.eot, *earlier, *last]
+
+    def _shorten(self, context: list[int], max_len: int) -> list[int]:
+        """Drop turns from the front, and then of a lone turn its older half."""
+        enough = max(2, max_len * 3 // 4)
+        while len(context) > enough and self.forgotten < len(self._ids):
+            gone = len(self._ids[self.forgotten])
+            context = [self._tokenizer.eot, *context[1 + gone :]]
+            self.forgotten += 1
+        return context if len(context) <= enough else context[-max(1, max_len // 2) :]
+
+
+def _overlap(text: str, stop: str) -> int:
+    """How many characters at the end of `text` may be the beginning of `stop`."""
+    return next((n for n in range(len(stop) - 1, 0, -1) if text.endswith(stop[:n])), 0)

@@ -1,0 +1,230 @@
+"""Chat at the keyboard, or through a pipe: one line in, one answer or one command."""
+
+import sys
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+
+from llm.config.errors import Refused
+from llm.config.suggest import nearest
+from llm.data.corpus import Corpus, Instrument
+from llm.generate import colour, judge
+from llm.generate.conversation import Conversation, Piece, Sampling
+from llm.generate.limits import count, temperature
+from llm.tokenizer.base import Tokenizer, well_formed
+
+HELP = """\
+/temp V        temperature, 0.1 (sure of itself) to 2.0 (wild); now {temperature}
+/topk V        draw from the V likeliest tokens only; now {top_k}
+/tokens V      longest answer in tokens; now {max_tokens}
+/reset         forget what was said
+/confidence    colour answers by the model's own probability of each word, on or off
+/check         is the last answer in the language of the corpus? (instruments such as tinytown)
+/help          this list
+quit, exit     leave (Ctrl-D, too); Ctrl-C stops an answer"""
+COMMANDS = ("temp", "topk", "tokens", "reset", "confidence", "check", "help", "quit", "exit")
+
+
+class Session:
+    """A conversation on a terminal, or between a script and a pipe.
+
+    What is said and what commands answer goes to standard output. Notes in brackets do too at a
+    terminal; in a pipe they go to standard error.
+
+    Args:
+        corpus: of the run, None where it cannot be opened any more
+        at_terminal: somebody types, so there is a prompt
+    """
+
+    def __init__(
+        self,
+        conversation: Conversation,
+        tokenizer: Tokenizer,
+        corpus: Corpus | None,
+        sampling: Sampling,
+        at_terminal: bool,
+    ):
+        self.conversation, self.sampling = conversation, sampling
+        self.instrument = corpus if isinstance(corpus, Instrument) else None
+        self.at_terminal = at_terminal
+        self.colours = colour.wanted(sys.stdout)
+        self.confidence = False
+        self._tokenizer = tokenizer
+
+    def run(self, banner: str) -> None:
+        """Until somebody leaves: quit, exit, the end of the input, Ctrl-C at the prompt."""
+        if self.at_terminal:
+            print(banner)
+        else:
+            print(banner, file=sys.stderr)
+        for line in self._lines():
+            text = line.strip()
+            if text.lower() in ("quit", "exit", "/quit", "/exit"):
+                return
+            if text.startswith("/"):
+                self._command(text)
+            elif text:
+                self.answer(text)
+            if self.at_terminal:
+                print()
+
+    def _lines(self) -> Iterator[str]:
+        if not self.at_terminal:
+            yield from sys.stdin
+            return
+        ask = "you> "
+        try:
+            import readline  # noqa: F401  arrow keys and earlier lines, where Python has it
+
+            ask = colour.prompt(ask) if self.colours else ask
+        except ImportError:
+            pass
+        while True:
+            try:
+                yield input(ask)
+            except (EOFError, KeyboardInterrupt):
+                print()
+                return
+
+    # -- talking ---------------------------------------------------------------------------------
+
+    def answer(self, text: str) -> None:
+        """Print the answer to `text` as it comes, and what is to be said about it."""
+        forgotten = self.conversation.forgotten
+        pieces = self.reply_to(text)
+        interrupted = False
+        try:
+            with closing(pieces):
+                for piece in pieces:
+                    self._print(piece)
+        except KeyboardInterrupt:
+            if not self.at_terminal:
+                raise
+            interrupted = True
+        print(flush=True)
+        turn = self.conversation.turns[-1] if self.conversation.turns else None
+        if interrupted:
+            self.note("stopped")
+        elif turn and not turn.answer.strip():
+            self.note("the model ended its answer at once")
+        elif turn and turn.ending == "length":
+            self.note(f"cut off after {self.sampling.max_tokens} tokens; /tokens V allows more")
+        if self.conversation.forgotten > forgotten:
+            self.note("the context is full: the beginning of the conversation is forgotten")
+
+    def reply_to(self, text: str) -> Generator[Piece, None, None]:
+        """The answer to a question, or a text that goes on (with the text itself before it).
+
+        On a corpus with a dialogue, everything is a question but what begins a document of an
+        instrument ("Once upon a time"). On other corpora nothing is.
+        """
+        text = well_formed(text)
+        self._note_unknown(text)
+        talk, dialogue = self.conversation, self.conversation.dialogue
+        if dialogue is not None:
+            text = text.strip().removeprefix(dialogue.user.strip()).strip()
+        if dialogue is not None and text and not self._opens(text):
+            if self.instrument is not None:
+                meant = judge.completed(self.instrument, dialogue, talk.turns, text)
+                if meant != text:
+                    self.note(f"read as: {meant}")
+                text = meant
+            yield from _without_leading_space(talk.ask(text, self.sampling))
+            return
+        if dialogue is not None and talk.turns:
+            self.note("a new text begins: what was said before is forgotten")
+        text = text.rstrip(" ")  # tokenizers put a space before a word, not behind it
+        if text:
+            yield Piece(text, None)
+        yield from talk.go_on(text, self.sampling)
+
+    def _opens(self, text: str) -> bool:
+        dialogue = self.conversation.dialogue
+        if dialogue is None or self.instrument is None:
+            return False
+        return judge.opens_document(self.instrument, dialogue, text)
+
+    def _print(self, piece: Piece) -> None:
+        text = piece.text
+        if self.confidence and piece.probability is not None:
+            text = colour.by_confidence(text, piece.probability)
+        print(text, end="", flush=True)
+
+    def note(self, text: str) -> None:
+        """Something about an answer, told apart from it."""
+        line = f"({text})"
+        if self.at_terminal:
+            print(colour.dim(line) if self.colours else line, flush=True)
+        else:
+            print(line, file=sys.stderr, flush=True)
+
+    def _note_unknown(self, text: str) -> None:
+        def comes_back(part: str) -> bool:
+            return self._tokenizer.decode(self._tokenizer.encode(part)) == part
+
+        if not comes_back(text):
+            unknown = " ".join(c for c in dict.fromkeys(text) if not comes_back(c))
+            self.note(f"the model's vocabulary lacks {unknown}, which it reads as “unknown”")
+
+    # -- commands --------------------------------------------------------------------------------
+
+    def _command(self, line: str) -> None:
+        """Do what a line like `/temp 0.5` says; its answer is one line (a few for /help)."""
+        name, _, value = line[1:].partition(" ")
+        value = value.strip()
+        settings = self.sampling
+        match name.lower():
+            case "help":
+                print(HELP.format(**vars(settings)))
+            case "temp":
+                self._set("temperature", "temperature", temperature, value)
+            case "topk":
+                self._set("top-k", "top_k", count, value)
+            case "tokens":
+                self._set("longest answer", "max_tokens", count, value)
+            case "reset":
+                self.conversation.reset()
+                print("forgotten: the conversation begins anew")
+            case "confidence":
+                self._toggle_confidence(value)
+            case "check":
+                print(self._verdict())
+            case _:
+                guess = nearest(name, COMMANDS)
+                hint = f"did you mean /{guess}?" if guess else "/help lists the commands"
+                print(f"there is no /{name}; {hint}")
+        sys.stdout.flush()
+
+    def _set(self, label: str, key: str, read: Callable[[str], float], value: str) -> None:
+        try:
+            if value:
+                setattr(self.sampling, key, read(value))
+            print(f"{label}: {getattr(self.sampling, key)}")
+        except Refused as refusal:
+            print(f"{label} {refusal}")
+
+    def _toggle_confidence(self, value: str) -> None:
+        if value not in ("", "on", "off"):
+            print(f"/confidence takes on or off, not {value!r}")
+        elif value == "off" or (not value and self.confidence):
+            self.confidence = False
+            print("answers are plain again")
+        elif not self.colours:
+            print("no colours here (NO_COLOR, or no terminal); FORCE_COLOR=1 turns them on")
+        else:
+            self.confidence = True
+            print(colour.legend())
+
+    def _verdict(self) -> str:
+        if self.instrument is None:
+            return "only a corpus that knows its own language can tell (data=tinytown does)"
+        return judge.verdict(self.instrument, self.conversation.turns)
+
+
+def _without_leading_space(pieces: Generator[Piece, None, None]) -> Generator[Piece, None, None]:
+    begun = False
+    with closing(pieces):
+        for piece in pieces:
+            text = piece.text if begun else piece.text.lstrip()
+            if text:
+                begun = True
+                yield Piece(text, piece.probability)

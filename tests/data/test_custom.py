@@ -1,0 +1,170 @@
+"""Text that people bring, with all that is wrong with it."""
+
+import json
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from llm.config.errors import Refused
+from llm.data.custom import Custom, split_documents
+from llm.data.pydoc import Pydoc
+
+
+def custom(path, text_column="text", val_fraction=0.25) -> Custom:
+    return Custom(path=str(path), text_column=text_column, val_fraction=val_fraction)
+
+
+def texts(corpus) -> list[str]:
+    return [document.text for document in corpus.documents()]
+
+
+def write(folder, **files):
+    for name, content in files.items():
+        path = folder / name.replace("__", "/").replace("_", ".")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return folder
+
+
+def test_a_folder_with_its_subfolders_in_the_order_of_names(tmp_path):
+    write(
+        tmp_path, b_md="# two", a_txt="one", c__d_txt="four", c__a_jsonl='{"text": "three"}\n',
+        ignored_py="code", picture_png=b"\xff\xfe",
+    )  # fmt: skip
+    assert texts(custom(tmp_path)) == ["one", "# two", "three", "four"]
+
+
+def test_documents_in_one_file(tmp_path):
+    write(tmp_path, a_txt="one\n<|endoftext|>\ntwo<|endoftext|> \n <|endoftext|>three")
+    assert texts(custom(tmp_path / "a.txt")) == ["one\n", "\ntwo", "three"]
+
+
+def test_empty_documents_are_left_out(tmp_path):
+    write(
+        tmp_path, a_txt="  \n\t", b_txt="", c_jsonl='{"text": ""}\n\n{"text": null}\n{"text": "x"}'
+    )
+    write(tmp_path, d_txt="y")
+    assert texts(custom(tmp_path)) == ["x", "y"]
+
+
+def test_jsonl_with_another_column(tmp_path):
+    write(tmp_path, a_jsonl='{"body": "one", "text": "no"}\n{"body": "two"}\n')
+    assert texts(custom(tmp_path, "body")) == ["one", "two"]
+
+
+ANY = st.text(min_size=1).filter(str.strip)
+
+
+@given(st.lists(ANY, min_size=2, max_size=6), st.booleans())
+@example(["a\u2028b", "c\x85d", "e\x0bf\r\ng"], False)
+def test_jsonl_holds_any_text(tmp_path_factory, values, ascii_only):
+    """U+2028, U+0085 and vertical tabs end no line of JSON, though splitlines() thinks so."""
+    folder = tmp_path_factory.mktemp("any")
+    lines = [json.dumps({"text": value}, ensure_ascii=ascii_only) + "\n" for value in values]
+    (folder / "a.jsonl").write_text("".join(lines), encoding="utf-8", newline="")
+    assert texts(custom(folder)) == values
+
+
+def test_half_a_surrogate_pair_is_mended(tmp_path):
+    write(tmp_path, a_jsonl='{"text": "cut \\ud83d"}\n{"text": "whole \\ud83d\\ude00"}\n')
+    assert texts(custom(tmp_path)) == ["cut \ufffd", "whole 😀"]
+
+
+def test_what_windows_adds_is_taken_off(tmp_path):
+    write(tmp_path, a_txt=b"\xef\xbb\xbfone\r\ntwo\r\n", b_jsonl=b'\xef\xbb\xbf{"text": "x"}\r\n')
+    assert texts(custom(tmp_path)) == ["one\ntwo\n", "x"]
+    (tmp_path / "a.txt").rename(tmp_path / "A.TXT")
+    assert len(texts(custom(tmp_path))) == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "said"),
+    [
+        (b"fine\nalso fine\nb\xe4d\n", "a_txt", "a.txt, line 3: is not UTF-8"),
+        (
+            b'{"text": "fine"}\n{"txt": "x"}\n',
+            "a_jsonl",
+            "a.jsonl, line 2: .*'text'.*data.text_col",
+        ),
+        (b'{"text": "fine"}\n\n[1, 2]\n', "a_jsonl", "a.jsonl, line 3"),
+        (b'{"text": "fine"}\n{"text": \n', "a_jsonl", "a.jsonl, line 2"),
+        (b'{"text": {"a": 1}}\n', "a_jsonl", "a.jsonl, line 1"),
+        (b"17\n", "a_jsonl", "a.jsonl, line 1"),
+    ],
+)
+def test_what_is_wrong_is_named_by_file_and_line(tmp_path, content, name, said):
+    write(tmp_path, **{name: content})
+    with pytest.raises(Refused, match=said) as refusal:
+        texts(custom(tmp_path))
+    assert str(refusal.value).startswith("data.path: ") and "\n" not in str(refusal.value)
+
+
+def test_paths_that_hold_nothing(tmp_path):
+    with pytest.raises(Refused, match="name your text"):
+        Custom(path=None, text_column="text", val_fraction=0.1)
+    with pytest.raises(Refused, match="there is no "):
+        custom(tmp_path / "missing")
+    with pytest.raises(Refused, match="no text found"):
+        custom(tmp_path).files()
+    write(tmp_path, a_pdf="x")
+    with pytest.raises(Refused, match=r"a\.pdf; it reads \.txt, \.md, \.jsonl"):
+        custom(tmp_path / "a.pdf").files()
+
+
+def test_description_follows_content_and_not_place(tmp_path):
+    first = custom(write(tmp_path / "x", a_txt="one", b_txt="two")).describe()
+    assert custom(write(tmp_path / "elsewhere", a_txt="one", c_txt="two")).describe() == first
+    others = [
+        custom(write(tmp_path / "y", a_txt="one", b_txt="twO")),
+        custom(write(tmp_path / "z", a_txt="onetwo")),
+        custom(write(tmp_path / "v", a_txt="one", b_jsonl="two")),  # the same bytes, read otherwise
+        custom(tmp_path / "x", "body"),
+        custom(tmp_path / "x", "text", 0.3),
+    ]
+    described = [json.dumps(corpus.describe(), sort_keys=True) for corpus in others]
+    assert len({json.dumps(first, sort_keys=True), *described}) == 6
+
+
+# Splits
+
+SOME = st.lists(st.text("abc", min_size=1, max_size=6), min_size=2, max_size=40, unique=True)
+
+
+@given(SOME, st.lists(st.text("def", min_size=1), unique=True), st.floats(0.05, 0.6))
+def test_adding_documents_moves_none_from_side_to_side(some, more, fraction):
+    before = {d.text: d.split for d in split_documents(iter(some), fraction)}
+    after = {d.text: d.split for d in split_documents(iter([*more, *some]), fraction)}
+    assert set(before.values()) == {"train", "val"}
+    assert [d.text for d in split_documents(iter(some), fraction)] == some
+    moved = [text for text in some if before[text] != after[text]]
+    # With few documents the split is forced to have two sides: that one may move, once.
+    assert len(moved) <= 1
+
+
+def test_many_documents_move_never_and_the_share_is_right():
+    many = [f"document {i}" for i in range(4000)]
+    sides = {d.text: d.split for d in split_documents(iter(many), 0.1)}
+    assert 0.08 < list(sides.values()).count("val") / 4000 < 0.12
+    fewer = {d.text: d.split for d in split_documents(iter(many[::7]), 0.1)}
+    assert all(sides[text] == split for text, split in fewer.items())
+    wider = {d.text: d.split for d in split_documents(iter(many), 0.2)}
+    assert all(wider[text] == "val" for text, split in sides.items() if split == "val")
+
+
+def test_one_document_holds_out_its_end():
+    text = "".join(map(str, range(200)))
+    train, val = split_documents(iter([text]), 0.1)
+    assert (train.split, val.split) == ("train", "val")
+    assert train.text + val.text == text
+    assert len(val.text) == pytest.approx(0.1 * len(text), abs=1)
+    assert list(split_documents(iter([]), 0.1)) == []
+
+
+def test_pydoc_is_english_in_two_splits():
+    corpus = Pydoc(val_fraction=0.1)
+    documents = list(corpus.documents())
+    assert {d.split for d in documents} == {"train", "val"}
+    assert sum(len(d.text) for d in documents) > 200_000
+    assert corpus.describe() == Pydoc(val_fraction=0.1).describe()
+    assert corpus.describe() != Pydoc(val_fraction=0.2).describe()

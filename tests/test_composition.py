@@ -1,0 +1,134 @@
+"""Any option of any group with any option of any other: composed, validated and trained.
+
+The options are found in conf/, so a new YAML file is a new case here. Rows are chosen so that each
+pair of options of two groups occurs in one of them.
+"""
+
+from itertools import combinations
+from pathlib import Path
+
+import pytest
+
+from llm.config.choices import Choices
+from llm.config.entry import main
+from llm.train import train
+from tests.typist import Typist
+
+CHOICES = Choices()
+
+#: Whatever the size of model, corpus or vocabulary is called, in an option that has such a key.
+SMALL = {
+    "model.d_model": 16,
+    "model.n_layers": 1,
+    "model.n_heads": 2,
+    "model.n_kv_heads": "null",
+    "model.d_ff": 32,
+    "model.max_seq_len": 16,
+    "data.path": "text.txt",
+    "data.documents": 20,
+    "data.val_documents": 4,
+    "data.workers": 1,
+    "data.symbols": 8,
+    "data.successors": 2,
+    "tokenizer.max_vocab_size": 300,
+}
+BRIEF = [
+    "train.budget=2steps",
+    "train.batch_size=2",
+    "train.eval_every=2",
+    "train.eval_tokens=64",
+    "train.checkpoint_every=2",
+    "train.sample_every=null",
+]
+#: Composed and built below, and not trained pairwise: devices that are not there, a library that
+#: takes seconds to import (tests/tracking trains with it), corpora that need a network.
+NOT_TRAINED = {"hardware": ["gpu", "mps"], "tracking": ["wandb"], "data": []}
+
+
+def pairwise(groups: dict[str, list[str]]) -> list[dict[str, str]]:
+    """Rows of one option a group that hold every pair of options of two groups, greedily few."""
+
+    def pairs(row: dict[str, str]) -> set:
+        return {frozenset(pair) for pair in combinations(row.items(), 2)}
+
+    missing = {
+        frozenset([(a, x), (b, y)]): None
+        for a, b in combinations(groups, 2)
+        for x in groups[a]
+        for y in groups[b]
+    }
+    rows = []
+    while missing:
+        row = dict(sorted(next(iter(missing))))
+        for group, options in groups.items():
+            if group not in row:
+                counts = [len(pairs({**row, group: o}) & missing.keys()) for o in options]
+                row[group] = options[counts.index(max(counts))]
+        for pair in pairs(row):
+            missing.pop(pair, None)
+        rows.append(row)
+    return rows
+
+
+def trained_groups() -> dict[str, list[str]]:
+    groups = {
+        g: [o for o in os if o not in NOT_TRAINED.get(g, [])] for g, os in CHOICES.groups.items()
+    }
+    return {**groups, "debug": [*groups["debug"], "none"]}
+
+
+def small(row: dict[str, str]) -> list[str]:
+    """The keys of SMALL that the options of this row have."""
+    chosen = [option for option in CHOICES.options if row.get(option.group) == option.name]
+    keys = {f"{option.place}.{key}" for option in chosen for key in option.node}
+    return [f"{key}={value}" for key, value in SMALL.items() if key in keys]
+
+
+def typed(row: dict[str, str]) -> list[str]:
+    return [f"{g}={option}" for g, option in row.items() if (g, option) != ("debug", "none")]
+
+
+def named(row: dict[str, str]) -> str:
+    return " ".join(row.values())
+
+
+@pytest.fixture(scope="session")
+def shared_workplace(tmp_path_factory):
+    """One folder for all rows, so that each corpus is prepared once with each tokenizer."""
+    folder = tmp_path_factory.mktemp("composition")
+    (folder / "text.txt").write_text("the cat sat on the mat and saw a dog who ran to sea. " * 30)
+    return folder
+
+
+@pytest.mark.parametrize("row", pairwise(trained_groups()), ids=named)
+def test_every_pair_of_options_trains(shared_workplace, monkeypatch, capsys, row):
+    monkeypatch.chdir(shared_workplace)
+    monkeypatch.setattr("sys.argv", ["llm.train", *typed(row), *small(row), *BRIEF])
+    with pytest.raises(SystemExit) as end:
+        main("llm.train", train)
+    out, err = capsys.readouterr()
+    assert end.value.code == 0, err
+    assert (Path(out.splitlines()[-1]) / "checkpoints" / "step-00000002").is_dir()
+    assert "no effect" not in err
+
+
+@pytest.mark.parametrize(
+    "row", [{g: o} for g, options in NOT_TRAINED.items() for o in options], ids=named
+)
+def test_other_options_are_built_or_refused_in_a_sentence(workplace, monkeypatch, capsys, row):
+    type_line = Typist(monkeypatch, capsys)
+    ended = type_line(*typed(row), *small({"model": "tiny", **row}))
+    if ended.code:
+        assert ended.code == 2
+        assert ended.err.startswith("llm.train: hardware: no ")
+        assert "hardware=cpu" in ended.err
+
+
+def test_the_rows_hold_every_pair():
+    groups = {"a": list("123"), "b": list("45"), "c": list("678"), "d": list("90")}
+    rows = pairwise(groups)
+    assert all(set(row) == set(groups) for row in rows)
+    for a, b in combinations(groups, 2):
+        held = {(row[a], row[b]) for row in rows}
+        assert held == {(x, y) for x in groups[a] for y in groups[b]}
+    assert len(rows) <= 12
