@@ -65,6 +65,7 @@ def examine(
     model: Transformer, exam: Examination, machine: Machine, batch_size: int
 ) -> dict[str, float]:
     """Metrics `val/…` of `model`; the batch size changes none of them."""
+    was_training = model.training
     model.eval()
     nats_RT = np.zeros(exam.rows.tokens_RT.shape)
     for first in range(0, len(nats_RT), batch_size):
@@ -75,7 +76,7 @@ def examine(
             output = model(tokens_BT, targets_BT)
         assert output.nats_BT is not None
         nats_RT[part] = output.nats_BT.double().cpu().numpy()
-    model.train()
+    model.train(was_training)
     counted = exam.rows.targets_RT != IGNORED
     total = float(nats_RT[counted].sum())
     metrics = {
@@ -106,6 +107,7 @@ def acceptance(
     if not isinstance(corpus, Instrument):
         return {}
     tokenizer, shares = prepared.tokenizer, {}
+    was_training = model.training
     model.eval()
     for name, temperature, top_k in (
         ("val/accepted", 1.0, None),
@@ -116,5 +118,5 @@ def acceptance(
             model, tokenizer.eot, count, model.max_seq_len, temperature, top_k, generator
         )
         shares[name] = sum(corpus.score(tokenizer.decode(row)).accepted for row in rows) / count
-    model.train()
+    model.train(was_training)
     return shares

@@ -12,6 +12,10 @@ import pytest
 
 from tests.typist import Typist, edited_conf, own_option
 
+#: Whatever the defaults are.
+BASE = """model=tiny model/position=learned model/style=gpt2 moe=switch data=pydoc tokenizer=bytes
+    optimizer=adamw optimizer/schedule=cosine optimizer.lr=1e-3 train.batch_size=16
+    train.eval_every=100 train.checkpoint_every=100""".split()
 ROUTER = "_target_: llm.moe.router.TopKRouter\n  renormalize: false\n  init_scale: 0.1\n"
 
 
@@ -79,6 +83,7 @@ OVERRIDES = [
     ("optimizer.lr=inf", "optimizer.lr=inf", "is not a number, more than 0"),
     ("optimizer.lr=-0.1", "optimizer.lr=-0.1", "must be more than 0"),
     ("model.n_layers=0", "model.n_layers=0", "must be at least 1"),
+    ("model.d_ff=1e30", "model.d_ff=1e30", "is not a whole number"),
     ("model.dropout=1.5", "model.dropout=1.5", "must be at least 0 and less than 1"),
     ("seed=-1", "seed=-1", "must be at least 0"),
     ("seed=99999999999999999999", "seed=99999999999999999999", "at most"),
@@ -97,6 +102,7 @@ OVERRIDES = [
     ("train.budget=0steps", "train.budget=0steps", "more than nothing"),
     # whose code runs
     ("moe.router._target_=os.system", "moe.router._target_=os.system", "'plugins=[os]'"),
+    ("tokenizer._target_=llm.data.pydoc.Pydoc", "tokenizer._target_=", "no part of llm.tokenizer"),
     ("+foo._target_=os.system", "foo._target_=os.system", "no such key"),
     ("data._target_=llm.data.custom.Path", "data._target_=", "is no class of llm"),
     ("data._target_=llm.data.pydoc.Pydco", "data._target_=", "there is no llm.data.pydoc.Pydco"),
@@ -104,13 +110,17 @@ OVERRIDES = [
     ("seed=1,2", "seed=1,2", "add -m"),
     ("optimizer.betas=0.9,0.95", "optimizer.betas=0.9,0.95", "optimizer.betas=[0.9,0.95]"),
     ("model=[a", "model=[a", "is no key=value"),
-    ("model", "model", "is no key=value"),
+    ("model tiny", "model", "did you mean model=VALUE?"),
+    ("=3", "=3", "is no key=value"),
+    ("outputs=", "outputs=", "is not a text"),
+    ("+hydra.rnu=1", "hydra.rnu", "did you mean hydra.run?"),
     ("outputs='a", "outputs='a", "quote special characters"),
     ("optimizer.lr=${optimizer.eps_}", "optimizer.lr", "did you mean optimizer.eps?"),
     ("outputs=${train", "outputs", "is no key=value"),
     # flags
-    ("--lr 3e-4", "--lr", "did you mean optimizer.lr?"),
-    ("--n-layers=3", "--n-layers", "did you mean model.n_layers?"),
+    ("--lr 3e-4", "--lr", "did you mean optimizer.lr=VALUE?"),
+    ("--n-layers=3", "--n-layers", "did you mean model.n_layers=VALUE?"),
+    ("--model tiny", "--model", "did you mean model=VALUE?"),
     ("--cfg foo", "--cfg", "job"),
     ("--resolve", "--resolve", "--cfg job"),
     ("--cfg job --multirun", "--multirun and --cfg", "exclude"),
@@ -124,7 +134,7 @@ OVERRIDES = [
 
 @pytest.mark.parametrize(("typed", "named", "remedy"), OVERRIDES, ids=[o[0] for o in OVERRIDES])
 def test_a_mistake_on_the_command_line_is_refused(type_line, typed, named, remedy):
-    line = type_line.refused(*typed.split())
+    line = type_line.refused(*BASE, *typed.split())
     assert named in line
     assert remedy in line
 
@@ -170,7 +180,7 @@ def test_a_mistake_in_a_file_is_refused(type_line, workplace, group, text, named
         ("model/tiny.yaml", "n_layers", "n_layrs", "model.n_layrs", "model.n_layers?"),
         ("train.yaml", "budget:", "bugdet:", "train.bugdet", "train.budget?"),
         ("train.yaml", "seed: 0", "seed: 0\nsede: 1", "sede", "did you mean seed?"),
-        ("train.yaml", "- model: tiny", "- model: tinny", "model=tinny", "did you mean tiny?"),
+        ("train.yaml", "- model: ", "- model: tinny # ", "model=tinny", "did you mean tiny?"),
         ("train.yaml", "seed: 0", "seed: [0", "train.yaml, line", "is no YAML"),
         ("train.yaml", "plugins: []", "plugins: [os]", "plugins", "only the command line"),
     ],
@@ -179,7 +189,9 @@ def test_a_mistake_in_a_copied_conf_is_refused(
     type_line, workplace, file, before, after, named, remedy
 ):
     edited_conf(workplace / "conf", file, before, after)
-    line = type_line.refused("--config-path", "conf")
+    line = type_line.refused(
+        "--config-path", "conf", "moe=switch", *(["model=tiny"] if "model" in file else [])
+    )
     assert named in line
     assert remedy in line
 
@@ -228,9 +240,10 @@ SPELLINGS = [
     [
         "+debug=overfit",
         "debug=overfit",
-        "train.overfit=true train.budget=200steps train.eval_every=50",
+        "train.overfit=true train.budget=200steps",
     ],
     ["++train.budget=2steps", "train.budget=2steps", "'train.budget=\"2steps\"'"],
+    ["tokenizer=words data=custom data.path=1 data.text_column=0"],
     ["train.clip_norm=null", "train.clip_norm=Null"],
     [
         "model/position=rope model.position.base=10000",
@@ -245,8 +258,9 @@ VALID = [line for lines in SPELLINGS for line in lines]
 
 
 @pytest.mark.parametrize("typed", VALID)
-def test_a_valid_line_is_accepted(type_line, identities, typed):
-    job = type_line.accepted(*shlex.split(typed))
+def test_a_valid_line_is_accepted(type_line, workplace, identities, typed):
+    (workplace / "1").mkdir()  # a folder of text, for data.path=1
+    job = type_line.accepted(*BASE, *shlex.split(typed))
     number = next(i for i, lines in enumerate(SPELLINGS) if typed in lines)
     assert identities.setdefault(number, job.validated.identity) == job.validated.identity
     others = [other for i, other in identities.items() if i != number]
@@ -254,14 +268,14 @@ def test_a_valid_line_is_accepted(type_line, identities, typed):
 
 
 def test_an_edited_default_is_another_identity(type_line, workplace):
-    ours = type_line.accepted()
+    ours = type_line.accepted(*BASE)
     edited_conf(workplace / "conf", "model/tiny.yaml", "dropout: 0.0", "dropout: 0.1")
-    edited = type_line.accepted("--config-path", "conf")
+    edited = type_line.accepted("--config-path", "conf", *BASE)
     assert edited.validated.identity != ours.validated.identity
 
 
 def test_a_key_without_effect_says_so_once(type_line):
-    job = type_line.accepted("moe=dense", "moe.n_experts=8", "optimizer.schedule.decay=0.5")
+    job = type_line.accepted(*BASE, "moe=dense", "moe.n_experts=8", "optimizer.schedule.decay=0.5")
     assert job.validated.notes == [
         "moe.n_experts=8 has no effect with moe=dense",
         "optimizer.schedule.decay=0.5 has no effect with optimizer/schedule=cosine",
@@ -282,8 +296,8 @@ def test_each_line_of_config_says_its_value_resolved(type_line):
 
 
 REAL = [
-    (["model.n_layrs=3"], 2, "did you mean model.n_layers?"),
     (["+moe.n_exprts=3", "moe=dense"], 2, "did you mean moe.n_experts?"),
+    (["model=smal"], 2, "did you mean model=small?"),
     (["train.budget=20Mtk"], 2, "write 20Mtok"),
     (["--cfg", "job", "model.n_layrs=3"], 2, "did you mean model.n_layers?"),
 ]

@@ -107,7 +107,8 @@ class Choices:
     def defaults(self) -> dict[str, str]:
         """Group to the option that the top config takes."""
         entries = self.top_node.get("defaults") or []
-        return {str(k): str(v) for e in entries if isinstance(e, dict) for k, v in e.items()}
+        pairs = [pair for entry in entries if isinstance(entry, dict) for pair in entry.items()]
+        return {str(g): str(o) for g, o in pairs if not str(g).startswith("override ")}
 
     def mappings_at(self, path: str) -> list[dict[str, Any]]:
         """What each option that has a mapping at the dotted `path` puts there."""

@@ -19,11 +19,12 @@ from omegaconf import DictConfig
 
 from llm.config import overrides as override_reading
 from llm.config.choices import Choices
+from llm.config.completion import as_program, install_script
 from llm.config.errors import Failed, Interrupted, Refused
 from llm.config.help import help_text
 from llm.config.jobs import Job, Jobs
 from llm.config.plain import MISTAKES, one_line
-from llm.config.suggest import did_you_mean
+from llm.config.suggest import nearest
 
 __all__ = ["Job", "main"]
 
@@ -47,6 +48,8 @@ def main(command: str, task: Callable[[Job], None]) -> None:
     except KeyboardInterrupt:
         code = _end(command, "interrupted", 130)
     except Failed as failure:
+        if show_traceback:
+            traceback.print_exc()
         code = _end(command, str(failure), 1)
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 1
@@ -79,8 +82,13 @@ def _run(command: str, task: Callable[[Job], None], flags: argparse.Namespace) -
     if flags.help:
         print(help_text(command, choices))
         return 0
+    if flags.shell_completion and flags.overrides == ["install=bash"]:
+        print(install_script(command), end="")
+        return 0
     if flags.shell_completion or flags.hydra_help or flags.info:
         try:
+            if "COMP_LINE" in os.environ:
+                os.environ["COMP_LINE"] = as_program(os.environ["COMP_LINE"], command)
             _hydra(flags, choices, flags.overrides, lambda config: None)
         except (*MISTAKES, ValueError, KeyError) as error:  # KeyError: the shell sets COMP_LINE
             raise Refused(one_line(error, choices)) from error
@@ -99,6 +107,8 @@ def _run_jobs(flags: argparse.Namespace, choices: Choices, jobs: Jobs) -> int:
         _hydra(flags, choices, jobs.overrides(), jobs)
     except MISTAKES as error:
         raise Refused(one_line(error, choices)) from error
+    except SystemExit as stop:  # --package names nothing, as Hydra has said
+        return 2 if flags.cfg and stop.code else 0
     if jobs.problem is not None:
         raise jobs.problem
     return jobs.conclude(outcomes, begin) if outcomes else 0
@@ -116,8 +126,9 @@ def _flags(arguments: list[str]) -> argparse.Namespace:
     flags, unknown = parser.parse_known_intermixed_args(arguments)
     if unknown:
         name = unknown[0].lstrip("-").split("=")[0].replace("-", "_")
-        hint = did_you_mean(name, [*Choices().groups, *Choices().keys])
-        raise Refused(f"{unknown[0]}: there is no such flag; settings are written key=value{hint}")
+        guess = nearest(name, [*Choices().groups, *Choices().keys])
+        remedy = f"did you mean {guess}=VALUE?" if guess else "settings are written key=value"
+        raise Refused(f"{unknown[0]}: there is no such flag; {remedy}")
     commands = ("run", "multirun", "cfg", "info", "shell_completion")
     given = [f"--{name.replace('_', '-')}" for name in commands if getattr(flags, name)]
     if len(given) > 1:

@@ -23,7 +23,9 @@ _FLAGS = """\
   --resolve          with --cfg: with all references resolved
   --config-dir DIR   options of your own beside these, in DIR/GROUP/NAME.yaml
   plugins=[PACKAGE]  allow their _target_ to name classes of your package
-  --hydra-help       Hydra's own flags and groups"""
+  --hydra-help       Hydra's own flags and groups
+
+  eval "$(python -m {command} -sc install=bash)" completes all of this with the tab key"""
 
 
 def help_text(command: str, choices: Choices) -> str:
@@ -38,7 +40,13 @@ def help_text(command: str, choices: Choices) -> str:
             lines.append(f" {star}{name:<{width}}  {summary(choices.files[group, name])}")
     top = choices.files.get(("", choices.top))
     return "\n".join(
-        [*lines, "\nKeys of every run, beside those of the options:", *_own_keys(top), "", _FLAGS]
+        [
+            *lines,
+            "\nKeys of every run, beside those of the options:",
+            *_own_keys(top),
+            "",
+            _FLAGS.format(command=command),
+        ]
     )
 
 

@@ -72,13 +72,18 @@ class Jobs:
     def __call__(self, config: DictConfig) -> None:
         """One job. Nothing is raised into Hydra, which would print lines of its own."""
         hydra_config = HydraConfig.get()
-        overrides = [override.lstrip("+") for override in hydra_config.overrides.task]
+        given: Any = OmegaConf.to_container(hydra_config.overrides.task, resolve=False)
+        overrides = [override.lstrip("+") for override in given]
         words = self.typed_words(overrides)
         problem: Exception | None = None
         try:
             self.task(Job(self.validated(config, hydra_config, words), self.sweep))
         except Refused as refusal:  # a constructor's, perhaps: name its key as it was typed
             problem = Refused(refusal.message, words.get(refusal.key or "", refusal.key))
+        except OSError as error:  # the disk or the network, not a bug: no traceback
+            told = f"{error.strerror}: {error.filename}" if error.filename else str(error)
+            problem = Failed(told)
+            problem.__cause__ = error
         except Exception as error:
             problem = error
         if self.sweep is None:
@@ -112,11 +117,11 @@ class Jobs:
 
     def plugins(self, raw: dict[str, Any]) -> list[str]:
         """Packages whose code may run: from the command line alone, never from a file."""
-        listed = raw.get("plugins") or []
+        listed = raw.get("plugins", [])
+        if not isinstance(listed, list):
+            raise Refused(f"plugins={listed}: is a list; write plugins=[PACKAGE]")
         if listed and not any(override.key == "plugins" for override in self.typed):
             raise Refused("plugins: only the command line can list them, not a config file")
-        if not isinstance(listed, list):
-            raise Refused(f"plugins={listed}: is a list; write plugins=[{listed}]")
         return [str(package) for package in listed]
 
     def check_sweep(self) -> Path:

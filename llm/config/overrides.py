@@ -18,6 +18,8 @@ from llm.config.choices import Choices
 from llm.config.errors import Refused
 from llm.config.suggest import did_you_mean, nearest
 
+#: Sections of Hydra's config that take keys of their own.
+HYDRA_OPEN = ("callbacks", "launcher", "sweeper", "job", "job_logging", "hydra_logging")
 #: What of Hydra's own can be chosen on the command line.
 HYDRA_GROUPS = [f"hydra/{name}" for name in "launcher sweeper job_logging hydra_logging".split()]
 _SEARCH_PATH = re.compile(r"\+*hydra\.searchpath=")
@@ -62,18 +64,24 @@ def _read(text: str, choices: Choices, multirun: bool) -> Typed:
     try:
         override = OverridesParser.create().parse_override(text)
     except HydraException:
-        key, equals, value = text.partition("=")
+        name, equals, value = text.partition("=")
         quoted = value.strip("'\"[]{}") or "VALUE"
-        hint = f"; quote special characters: '{key}=\"{quoted}\"'" if equals else ""
-        hint = hint or did_you_mean(key, [*choices.groups, *choices.keys])
+        guess = nearest(name, [*choices.groups, *choices.keys])
+        hint = f"; did you mean {guess}=VALUE?" if guess else ""
+        hint = f"; quote special characters: '{name}=\"{quoted}\"'" if equals else hint
         raise Refused(f"{text}: is no key=value{hint}") from None
     key = override.key_or_group
+    if key in ("", "hydra"):
+        raise Refused(f"{text}: is no key=value")
     if key == "hydra.mode":
         raise Refused(f"{text}: add -m to the command for a sweep")
     if "/" in key and key.startswith("hydra/") and key not in HYDRA_GROUPS:
         raise Refused(f"{text}: there is no group {key}{did_you_mean(key, HYDRA_GROUPS)}")
-    if key.startswith(("hydra.", "hydra/")):
+    if key.startswith("hydra/"):
         return Typed(text, text, key, False, [])
+    if key.startswith("hydra."):  # Hydra refuses a key of its own that it lacks, but not behind +
+        is_open = key.split(".")[1] in HYDRA_OPEN
+        return Typed(text, text if is_open else text.lstrip("+"), key, False, [])
     _refuse_deletion(text, key, override, choices)
     if override.package:
         raise Refused(f"{text}: a group has one place; write {key}=OPTION")
@@ -81,6 +89,9 @@ def _read(text: str, choices: Choices, multirun: bool) -> Typed:
     if override.is_sweep_override() and not multirun:
         list_form = f" or {key}=[{text.partition('=')[2]}] for a list" if len(values) > 1 else ""
         raise Refused(f"{text}: several values make a sweep; add -m,{list_form}".rstrip(","))
+    if override.is_sweep_override() and not values:
+        among = f" of {', '.join(choices.groups[key])}" if key in choices.groups else ""
+        raise Refused(f"{text}: takes none{among}")
     if key in choices.groups:
         for value in values:
             _check_option(text, key, value, choices)

@@ -33,7 +33,7 @@ class Budget:
         except ValueError:
             raise Refused(f"{match[1]!r} in {text!r} is no number", "budget") from None
         if not 0 < amount < math.inf:
-            raise Refused(f"{text!r} must be more than nothing", "budget")
+            raise Refused(f"{text!r} must be more than nothing, and finite", "budget")
         unit = match[3].rstrip("s") if match[3] != "flops" else "flops"
         return cls(amount, unit)  # type: ignore[arg-type]
 

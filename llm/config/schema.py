@@ -7,6 +7,7 @@ waits for them.
 
 import importlib
 import inspect
+import re
 import sys
 import types
 from collections.abc import Iterable
@@ -47,7 +48,7 @@ class Schema:
 
 def locate(path: Any, plugins: Iterable[str] = ()) -> Any:
     """The class that `_target_: path` names, from `llm` or a listed plugin only."""
-    if not isinstance(path, str) or "." not in path:
+    if not isinstance(path, str) or not re.fullmatch(r"\w+(\.\w+)+", path):
         raise Refused(f"{path!r} names no class; write it as package.module.Class", "_target_")
     allowed = ("llm", *plugins)
     if path.split(".")[0] not in allowed:
@@ -182,9 +183,14 @@ def _check(value: Any, annotation: Any) -> Any:
         return value
     if annotation is float and number and abs(value) <= sys.float_info.max:  # finite, no NaN
         return float(value)
-    if annotation is int and number and (isinstance(value, int) or value.is_integer()):
+    if annotation is int and number and abs(value) < 2**63 and value == int(value):
         return int(value)
-    if annotation is str and isinstance(value, str | int) and not isinstance(value, bool):
+    if (
+        annotation is str
+        and isinstance(value, str | int)
+        and not isinstance(value, bool)
+        and value != ""
+    ):
         return str(value)
     if annotation not in _NAMES and annotation is not Node and not is_dataclass(annotation):
         raise TypeError(f"a signature names the type {annotation}, which no config can hold")

@@ -65,11 +65,8 @@ def nearest(name: str, candidates: Iterable[str]) -> str | None:
 
 
 def did_you_mean(name: str, candidates: Iterable[str]) -> str:
-    """`; did you mean NEAREST?`, empty where nothing is near.
-
-    A misspelt key in a YAML file of the user's may be among the candidates: it is left out.
-    """
-    guess = nearest(name, (candidate for candidate in candidates if candidate != name))
+    """`; did you mean NEAREST?`, empty where nothing is near."""
+    guess = nearest(name, candidates)
     return f"; did you mean {guess}?" if guess else ""
 
 

@@ -28,7 +28,7 @@ class Between:
         if self.low > -math.inf:
             parts.append(f"{'more than' if self.low_open else 'at least'} {self.low:g}")
         if self.high < math.inf:
-            parts.append(f"{'less than' if self.high_open else 'at most'} {self.high:g}")
+            parts.append(f"{'less than' if self.high_open else 'at most'} {self.high:.12g}")
         elif self.high_open:
             parts.append("finite")
         return " and ".join(parts)
@@ -50,4 +50,4 @@ NonNegativeFloat = Annotated[float, Between(0, high=math.inf, high_open=True)]
 Fraction = Annotated[float, Between(0, 1)]
 ProperFraction = Annotated[float, Between(0, 1, high_open=True)]
 #: What every random generator of the house takes.
-Seed = Annotated[int, Between(0, 2**63 - 1)]
+Seed = Annotated[int, Between(0, 2**32 - 1)]

@@ -111,8 +111,12 @@ class _Walk:
         return checked, checked
 
     def locate(self, target: Any, path: str) -> Any:
+        room = path.split(".")[0]
         try:
-            return locate(target, self.plugins)
+            found = locate(target, self.plugins)
+            if target.startswith("llm.") and target.split(".")[1] not in (room, "layers"):
+                raise Refused(f"{target} is no part of llm.{room}")
+            return found
         except Refused as refusal:
             raise self.refusal(f"{path}._target_", refusal.message) from None
 
@@ -127,9 +131,9 @@ class _Walk:
             raise self.refusal(here, "follows from the rest of the config and cannot be set")
         for leaf, leaf_value in leaves(value, here):
             if not path or not self.used_elsewhere(leaf, leaf_value):
-                raise self.refusal(
-                    leaf, f"no such key{did_you_mean(leaf, self.known(schema, path))}"
-                )
+                # A misspelt key in a file of the user's is among those that files list.
+                hint = did_you_mean(leaf, [k for k in self.known(schema, path) if k != leaf])
+                raise self.refusal(leaf, f"no such key{hint}")
             groups = [g for g in self.chosen if f"{path}.".startswith(g.replace("/", ".") + ".")]
             choice = max(groups, key=len, default="")
             choice = f"{choice}={self.chosen[choice]}" if choice else "this choice"

@@ -125,7 +125,8 @@ class Transformer(nn.Module):
             raise Refused(f"is {n_heads}, which does not divide d_model={d_model}", "n_heads")
         if n_heads % n_kv_heads:
             raise Refused(f"is {n_kv_heads}, which does not divide n_heads={n_heads}", "n_kv_heads")
-        self.max_seq_len, self.n_layers, self.n_kv_heads = max_seq_len, n_layers, n_kv_heads
+        self.d_model, self.max_seq_len, self.n_layers = d_model, max_seq_len, n_layers
+        self.n_kv_heads = n_kv_heads
         self.head_dim = d_model // n_heads
         residual_std = init_std / (2 * n_layers) ** 0.5
         shape = FeedForwardShape(d_model, d_ff, activation, bias, dropout, init_std, residual_std)

@@ -20,11 +20,12 @@ def sample_texts(
     """Documents that the model writes, at chat's defaults; a function of seed and step."""
     generator = torch.Generator(model.embedding.device).manual_seed(mix(seed, step, 3) >> 1)
     tokenizer = prepared.tokenizer
+    was_training = model.training
     model.eval()
     rows = sample_rows(
         model, tokenizer.eot, count, model.max_seq_len, TEMPERATURE, TOP_K, generator
     )
-    model.train()
+    model.train(was_training)
     return [tokenizer.decode(row) for row in rows]
 
 

@@ -56,6 +56,8 @@ def test_the_same_line_is_the_same_sweep_in_any_order(type_line):
         ("seed=1,2 train.bugdet=3steps", "train.bugdet", "did you mean train.budget?"),
         ("train.budget=3steps,3stps", "train.budget=3stps", "2000steps"),
         ("seed=range(1,3) model.n_layers=x", "model.n_layers=x", "is not a whole number"),
+        ("seed=range(3,3)", "seed=range(3,3)", "takes none"),
+        ("model=glob(zz*)", "model=glob(zz*)", "takes none of base, large"),
         ("hydra/launcher=jblib seed=1,2", "jblib", "there is no such config"),
     ],
 )

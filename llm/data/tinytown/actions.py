@@ -100,8 +100,7 @@ def find(story: Story, name: str) -> Program:
     yield pick(evenly(list(story.domain.spots)))
     yield say(".")
     story.things.append(Thing(colour, noun, finder=name, holder=name))
-    if story.others(name):
-        story.cue = ("found", name, colour, noun)
+    story.cue = ("found", name, colour, noun)
 
 
 def look(story: Story, seeker: str) -> Program:

@@ -33,8 +33,8 @@ class Tinytown:
     """An `Instrument` (llm/data/corpus.py) whose documents people enjoy reading.
 
     documents, val_documents: how many there are of each split.
-    min_events, max_events: sentences of a story between its first and its farewell; every number
-        between the two is as likely as another. They set the length of a document.
+    min_events, max_events: sentences of a story between its first and its farewell; any number
+        between the two is as likely, few have less or more. They set the length of a document.
     people: inhabitants; each has six facts, so this asks for capacity.
     domains: places that a story can happen at, each with words of its own.
     stories: share of documents that begin with a story; the others begin with a question.
@@ -52,12 +52,12 @@ class Tinytown:
         *,
         documents: PositiveInt = 20_000,
         val_documents: PositiveInt = 500,
-        min_events: NonNegativeInt = 3,
-        max_events: PositiveInt = 7,
+        min_events: NonNegativeInt = 2,
+        max_events: PositiveInt = 6,
         people: Annotated[int, Between(2, 2000)] = 12,
         domains: Annotated[int, Between(1, 8)] = 8,
         stories: Fraction = 0.6,
-        questions: ProperFraction = 0.7,
+        questions: ProperFraction = 0.65,
         noise: Fraction = 0.0,
         world_seed: NonNegativeInt = 0,
         seed: NonNegativeInt = 0,

@@ -39,7 +39,7 @@ class Story:
     things: list[Thing] = field(default_factory=list)
     hidden: dict[str, str] = field(default_factory=dict)  # who hides where
     counts: dict[str, tuple[str, str, int]] = field(default_factory=dict)  # verb, noun, number
-    used: set[str] = field(default_factory=set)  # what is seldom told twice
+    used: set[str] = field(default_factory=lambda: {" Then"})  # what would be odd to tell now
     cue: tuple[str, ...] | None = None  # what somebody may say to the last sentence
 
     def fresh(self, text: str, weight: float) -> float:

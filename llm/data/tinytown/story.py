@@ -41,9 +41,15 @@ def tell(
 
 
 def _hazard(events: int, style: Style) -> float:
-    """Chance that the story ends now, so that every number of events is as likely as another."""
+    """Chance that the story ends now: from the least to the most, any number is as likely.
+
+    The limits are soft. Were they hard, a reader who has lost count by one would leave the
+    language, and whoever asks for right and wrong would hear about counting sentences only.
+    """
     if events < style.min_events:
-        return 0.0
+        return EARLY
+    if events >= style.max_events:
+        return LATE
     return 1.0 / (style.max_events - events + 1)
 
 
@@ -103,18 +109,16 @@ def sentence(world: World, style: Style, story: Story, ending: float) -> Program
     """One more sentence; returns True where it was the story's last."""
     topic = world.people[story.topic] if story.topic else None
     options: list[tuple[str, float]] = []
-    if ending < 1.0:
-        if topic:
-            options += [(topic.She, 2.0), (topic.Her, story.fresh(topic.pet, 0.5))]
-        options += [(name, 0.3 if name == story.topic else 1.0) for name in story.visible]
-        options += [(" Then", story.fresh(" Then", 0.5)), (" The", story.fresh(" The", 0.5))]
-        if len(story.people) < min(len(world.people), 2 + style.max_events // 5):
-            options.append((" Soon", 0.4))
-        if story.cue:
-            options.append((' "', 3.5))
-    if ending > 0.0:
-        mass = total_of(options) * ending / (1.0 - ending) if options else 1.0
-        options += [(text, mass * share) for text, share in FAREWELLS]
+    if topic:
+        options += [(topic.She, 2.0), (topic.Her, story.fresh(topic.pet, 0.5))]
+    options += [(name, 0.3 if name == story.topic else 1.0) for name in story.visible]
+    options += [(" Then", story.fresh(" Then", 0.5)), (" The", story.fresh(" The", 0.5))]
+    if len(story.people) < min(len(world.people), 2 + style.max_events // 5):
+        options.append((" Soon", 0.4))
+    if story.cue:
+        options.append((' "', 3.5))
+    mass = total_of(options) * ending / (1.0 - ending)
+    options += [(text, mass * share) for text, share in FAREWELLS]
     start = yield pick(tuple(options), "plan", "grammar")
     cue, story.cue = story.cue, None
     story.used.discard(" Then")  # only not twice in a row
@@ -145,6 +149,9 @@ def sentence(world: World, style: Style, story: Story, ending: float) -> Program
     return False
 
 
+#: The chance of a story's end before it has its least, and once it has its most events.
+EARLY, LATE = 0.01, 0.8
+
 #: How a story's last sentences begin, and how often.
 FAREWELLS = ((" In the evening,", 0.4), (" At last", 0.3), (" When the moon rose,", 0.3))
 
@@ -172,8 +179,6 @@ def reply(story: Story, cue: tuple[str, ...]) -> Program:
             speaker = more[0]
         case "found":
             yield say("Look,")
-            yield pick(evenly(story.others(name)), "plan", "copy")
-            yield say(",")
             yield say(a(more[0]) + more[1], "copy")
             yield say('!"')
         case "hid":

@@ -1,0 +1,143 @@
+"""Muon: momentum whose matrices are made orthogonal before they are taken as a step.
+
+S stacked matrices, R rows, C columns
+"""
+
+import math
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from llm.config.schema import Node
+from llm.config.types import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, ProperFraction
+from llm.layers.roles import role_of
+from llm.optimizer.recipe import DECAYED, Recipe
+
+#: The quintic of Jordan et al. 2024, which takes singular values in (0, 1] to about 1.
+_QUINTIC = (3.4445, -4.7750, 2.0315)
+
+
+def orthogonalise(update_SRC: Tensor, steps: int) -> Tensor:
+    """U Vᵀ, roughly, of each matrix U Σ Vᵀ, by Newton–Schulz iteration (Jordan et al. 2024).
+
+    Singular values come out between about 0.7 and 1.2. On GPUs in bfloat16, elsewhere in float32.
+
+    Args:
+        update_SRC: with R ≤ C
+    """
+    a, b, c = _QUINTIC
+    x_SRC = update_SRC.bfloat16() if update_SRC.is_cuda else update_SRC
+    x_SRC = x_SRC / (x_SRC.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    for _ in range(steps):
+        gram_SRR = x_SRC @ x_SRC.mT
+        poly_SRR = torch.baddbmm(gram_SRR, gram_SRR, gram_SRR, beta=b, alpha=c)
+        x_SRC = torch.baddbmm(x_SRC, poly_SRR, x_SRC, beta=a)
+    return x_SRC.to(update_SRC.dtype)
+
+
+class MuonAdamW(torch.optim.Optimizer):
+    """Steps groups marked `muon` by Muon and the others by AdamW, at one learning rate."""
+
+    def __init__(self, groups: list[dict[str, Any]], recipe: "Muon"):
+        super().__init__(groups, {"lr": recipe.lr})
+        self.recipe = recipe
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One step; parameters without a gradient stay as they are."""
+        for group in self.param_groups:
+            parameters = [p for p in group["params"] if p.grad is not None]
+            if group["weight_decay"] and parameters:
+                torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+            if group["muon"]:
+                self._muon(parameters, group["lr"])
+            else:
+                self._adam(parameters, group["lr"])
+
+    def _muon(self, parameters: list[Tensor], lr: float) -> None:
+        stacks: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = {}
+        for parameter in parameters:
+            assert parameter.grad is not None
+            state = self.state[parameter]
+            if not state:
+                state["momentum"] = torch.zeros_like(parameter)
+            state["momentum"].lerp_(parameter.grad, 1 - self.recipe.momentum)
+            update = parameter.grad.lerp(state["momentum"], self.recipe.momentum)  # Nesterov
+            weight = parameter.view(-1, *parameter.shape[-2:])  # each expert is a matrix of its own
+            update = update.view_as(weight)
+            if update.shape[1] > update.shape[2]:
+                weight, update = weight.mT, update.mT
+            stacks.setdefault((update.shape[1], update.shape[2]), []).append((weight, update))
+        for (_, columns), pairs in stacks.items():
+            stack_SRC = torch.cat([update for _, update in pairs])
+            step_SRC = orthogonalise(stack_SRC, self.recipe.steps)
+            step_SRC *= -lr * self.recipe.update_rms * math.sqrt(columns)
+            sizes = [weight.shape[0] for weight, _ in pairs]
+            for (weight, _), step in zip(pairs, step_SRC.split(sizes), strict=True):
+                weight += step
+
+    def _adam(self, parameters: list[Tensor], lr: float) -> None:
+        first, second = self.recipe.betas
+        for parameter in parameters:
+            state = self.state[parameter]
+            if not state:
+                state["step"] = torch.zeros(())
+                state["mean"] = torch.zeros_like(parameter)
+                state["square"] = torch.zeros_like(parameter)
+            state["step"] += 1
+            done = float(state["step"])
+            assert parameter.grad is not None
+            state["mean"].lerp_(parameter.grad, 1 - first)
+            state["square"].mul_(second).addcmul_(parameter.grad, parameter.grad, value=1 - second)
+            root = (state["square"] / (1 - second**done)).sqrt_().add_(self.recipe.eps)
+            parameter.addcdiv_(state["mean"], root, value=-lr / (1 - first**done))
+
+
+class Muon(Recipe):
+    """Muon for matrices, each expert its own, and AdamW for the rest (Jordan et al. 2024).
+
+    A step of a matrix is scaled to the root mean square that AdamW's usually has (Liu et al. 2025),
+    so that learning rate and weight decay mean the same for both.
+
+    Args:
+        lr, betas, eps, weight_decay, warmup, schedule: as for `AdamW`
+        momentum: decay of the running mean of a matrix's gradient
+        steps: of the Newton–Schulz iteration
+        update_rms: root mean square of a matrix's step, in units of lr
+    """
+
+    def __init__(
+        self,
+        *,
+        lr: PositiveFloat | Literal["auto"],
+        betas: list[ProperFraction],
+        eps: PositiveFloat,
+        weight_decay: NonNegativeFloat,
+        warmup: NonNegativeFloat,
+        schedule: Node,
+        momentum: Fraction,
+        steps: PositiveInt,
+        update_rms: PositiveFloat,
+    ):
+        super().__init__(lr, betas, eps, weight_decay, warmup, schedule)
+        self.momentum, self.steps, self.update_rms = momentum, steps, update_rms
+
+    def optimizer(self, model: Any) -> torch.optim.Optimizer:
+        """The optimizer of all parameters of `model`."""
+        self.settle(model)
+        matrices: list[nn.Parameter] = []
+        decayed: list[nn.Parameter] = []
+        others: list[nn.Parameter] = []
+        for parameter in model.parameters():
+            role = role_of(parameter)
+            if role in ("matrix", "expert"):
+                matrices.append(parameter)
+            else:
+                (decayed if role in DECAYED else others).append(parameter)
+        groups = [
+            {"params": matrices, "weight_decay": self.weight_decay, "muon": True},
+            {"params": decayed, "weight_decay": self.weight_decay, "muon": False},
+            {"params": others, "weight_decay": 0.0, "muon": False},
+        ]
+        return MuonAdamW([group for group in groups if group["params"]], self)

@@ -1,0 +1,51 @@
+"""What the settings of every optimizer are, and its learning rate over the budget."""
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal
+
+from llm.config.errors import Refused
+from llm.optimizer.schedule import warm
+
+#: Roles whose weights decay. Norms, biases and embeddings (the head among them) are left alone.
+DECAYED = ("matrix", "expert", "router")
+
+
+class Recipe:
+    """The settings that every optimizer has, and its learning rate over the budget.
+
+    Args:
+        lr: peak learning rate; `auto` takes 6e-4 · 768 / d_model, which is GPT-3's choice for its
+            smallest model (Brown et al. 2020, table 2.1) carried over widths as μP has it for
+            hidden matrices (Yang et al. 2022): 3.6e-3 at a width of 128, 1.8e-3 at 256
+        betas: decay of the running mean and of the running square
+        eps: added to the root of the latter
+        weight_decay: of linear maps, experts and routers; nothing else decays
+        warmup: share of the budget over which lr rises, or a number of steps from 1 on
+        schedule: an `optimizer/schedule` node
+    """
+
+    def __init__(
+        self,
+        lr: float | Literal["auto"],
+        betas: list[float],
+        eps: float,
+        weight_decay: float,
+        warmup: float,
+        schedule: Any,
+    ):
+        if len(betas) != 2:
+            raise Refused(f"are two numbers, not {len(betas)}", "betas")
+        self.lr = math.nan if lr == "auto" else lr  # nan until the model is known
+        self.betas, self.eps = (betas[0], betas[1]), eps
+        self.weight_decay, self.warmup = weight_decay, warmup
+        self.schedule: Callable[[float], float] = schedule
+
+    def settle(self, model: Any) -> None:
+        """Decide what depends on the model."""
+        if math.isnan(self.lr):
+            self.lr = 6e-4 * 768 / model.d_model
+
+    def lr_at(self, step: int, progress: float) -> float:
+        """Learning rate of the step that follows `step` done ones, `progress` of the budget."""
+        return self.lr * warm(self.warmup, step, progress) * self.schedule(min(progress, 1.0))

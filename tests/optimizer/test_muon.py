@@ -1,0 +1,113 @@
+"""Muon: what its steps are, judged by singular values and by torch's own."""
+
+import pytest
+import torch
+from torch import nn
+
+from llm.layers.roles import declare, role_of
+from llm.optimizer.adamw import AdamW
+from llm.optimizer.muon import Muon, orthogonalise
+from llm.optimizer.schedule import Constant
+from tests.toy_models import FEED_FORWARDS, STYLES, tokens, transformer
+
+SETTINGS = {
+    "lr": 1e-2,
+    "betas": [0.9, 0.95],
+    "eps": 1e-8,
+    "weight_decay": 0.1,
+    "warmup": 0.0,
+    "schedule": Constant(),
+}
+
+
+def muon(**changes) -> Muon:
+    own = {"momentum": 0.95, "steps": 5, "update_rms": 0.2}
+    return Muon(**{**SETTINGS, **own, **changes})
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 8), (2, 8, 40), (1, 1, 5)])
+def test_singular_values_come_out_near_one_with_the_same_directions(shape):
+    torch.manual_seed(0)
+    update = torch.randn(shape)
+    made = orthogonalise(update, 12)  # more steps, for the smallest ones
+    values = torch.linalg.svdvals(made)
+    assert values.min() > 0.6
+    assert values.max() < 1.3
+    u, _, vh = torch.linalg.svd(update, full_matrices=False)
+    assert (u @ vh * made).sum() / ((u @ vh).norm() * made.norm()) > 0.97
+
+
+def one_matrix(shape) -> nn.Module:
+    model = nn.Module()
+    torch.manual_seed(1)
+    model.weight = declare(nn.Parameter(torch.randn(shape)), "matrix")
+    model.d_model = shape[-1]
+    return model
+
+
+@pytest.mark.parametrize("shape", [(6, 10), (10, 6), (7, 7)])
+def test_a_few_steps_agree_with_torch(shape):
+    """torch.optim.Muon with the same scaling (0.2 √max) is the judge, to its bfloat16."""
+    ours, theirs = one_matrix(shape), one_matrix(shape)
+    optimizer = muon().optimizer(ours)
+    judge = torch.optim.Muon(
+        [theirs.weight],
+        lr=1e-2,
+        weight_decay=0.1,
+        momentum=0.95,
+        nesterov=True,
+        ns_steps=5,
+        adjust_lr_fn="match_rms_adamw",
+    )
+    for step in range(4):
+        gradient = torch.randn(shape, generator=torch.Generator().manual_seed(step))
+        ours.weight.grad, theirs.weight.grad = gradient.clone(), gradient.clone()
+        before = ours.weight.detach().clone()
+        optimizer.step()
+        judge.step()
+        moved = (ours.weight - before).norm()
+        assert (ours.weight - theirs.weight).norm() < 0.05 * moved * (step + 1)
+
+
+def test_each_expert_is_a_matrix_of_its_own():
+    torch.manual_seed(0)
+    gradient = torch.randn(3, 4, 9)
+    gradient[1] *= 100  # a loud expert does not hush the others
+    stacked = nn.Module()
+    stacked.weight = declare(nn.Parameter(torch.zeros(3, 4, 9)), "expert")
+    stacked.weight.grad = gradient.clone()
+    stacked.d_model = 9
+    muon().optimizer(stacked).step()
+    for expert in range(3):
+        alone = nn.Module()
+        alone.weight = declare(nn.Parameter(torch.zeros(4, 9)), "matrix")
+        alone.weight.grad = gradient[expert].clone()
+        alone.d_model = 9
+        muon().optimizer(alone).step()
+        assert torch.allclose(stacked.weight[expert], alone.weight, atol=1e-6)
+
+
+@pytest.mark.parametrize("moe", FEED_FORWARDS)
+@pytest.mark.parametrize("style", STYLES)
+def test_what_is_no_matrix_takes_adamws_steps(moe, style):
+    """Embedding, head, router, gains and biases after three steps, by torch's fused AdamW."""
+    models = [transformer(moe, "learned", style) for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+    optimizers = [muon().optimizer(models[0]), AdamW(**SETTINGS).optimizer(models[1])]
+    ids = tokens(2, 9)
+    output = models[0](ids[:, :-1], ids[:, 1:])
+    (output.loss_sum + sum(output.aux.values())).backward()
+    for _ in range(3):
+        for ours, theirs in zip(models[0].parameters(), models[1].parameters(), strict=True):
+            theirs.grad = None if ours.grad is None else ours.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    moved = 0
+    for (name, ours), theirs in zip(
+        models[0].named_parameters(), models[1].parameters(), strict=True
+    ):
+        if role_of(ours) not in ("matrix", "expert"):
+            assert torch.allclose(ours, theirs, atol=1e-6), name
+        elif ours.grad is not None:
+            moved += not torch.allclose(ours, theirs, atol=1e-4)
+    assert moved
