@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llm.config.entry import Job, main
-from llm.config.errors import Failed, Interrupted
+from llm.config.errors import Failed, Interrupted, Refused
 from llm.config.root import Budget
 
 if TYPE_CHECKING:
@@ -72,7 +72,10 @@ def prepare_run(job: Job) -> Setup:
     machine = instantiate(config["hardware"], "hardware", plugins).resolve()
     for group in ("tracking", "optimizer"):
         instantiate(config[group], group, plugins)
-    build_model(config, 256, plugins, device="meta")
+    try:
+        build_model(config, 256, plugins, device="meta")
+    except RuntimeError as error:  # sizes beyond what a tensor can count
+        raise Refused(f"model: cannot be built: {str(error).splitlines()[0]}") from None
     corpus = instantiate(config["data"], "data", plugins)
     tokenizer = instantiate(config["tokenizer"], "tokenizer", plugins)
     for note in job.validated.notes:

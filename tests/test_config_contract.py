@@ -306,7 +306,11 @@ REAL = [
 @pytest.mark.parametrize(("typed", "code", "told"), REAL)
 def test_a_real_process_refuses_in_one_line(workplace, typed, code, told):
     ended = subprocess.run(
-        [sys.executable, "-m", "llm.train", *typed], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "llm.train", *typed],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
     )
     assert ended.returncode == code
     assert ended.stdout == ""

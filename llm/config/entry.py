@@ -108,7 +108,9 @@ def _run_jobs(flags: argparse.Namespace, choices: Choices, jobs: Jobs) -> int:
     except MISTAKES as error:
         raise Refused(one_line(error, choices)) from error
     except SystemExit as stop:  # --package names nothing, as Hydra has said
-        return 2 if flags.cfg and stop.code else 0
+        if flags.cfg and stop.code:
+            return 2
+        raise
     if jobs.problem is not None:
         raise jobs.problem
     return jobs.conclude(outcomes, begin) if outcomes else 0

@@ -68,10 +68,12 @@ def load_run(
 
 def _newest(folder: Path, which: str) -> checkpoint.Checkpoint:
     """The weights asked for; damaged ones are passed over, and it is said."""
+    problems: list[str] = []
     for parent in ["best", "checkpoints"] if which == "best" else ["checkpoints"]:
         found, damaged = checkpoint.newest(folder / parent)
-        for line in damaged:
-            print(f"{line}; opening the ones before", file=sys.stderr)
+        problems += damaged
         if found is not None:
+            for line in problems:
+                print(f"{line}; opening the ones before", file=sys.stderr)
             return found
-    raise Refused(f"{folder} has no whole checkpoint yet")
+    raise Refused("; ".join(problems) or f"{folder} has no checkpoint yet")

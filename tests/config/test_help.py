@@ -38,7 +38,11 @@ def type_line(workplace, monkeypatch, capsys):
 def test_answers_without_torch(workplace, monkeypatch, arguments, told):
     monkeypatch.setenv("COMP_LINE", "llm-train model=")
     ended = subprocess.run(
-        [sys.executable, "-c", PROBE, *arguments], capture_output=True, text=True, check=False
+        [sys.executable, "-c", PROBE, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
     )
     assert ended.returncode == 0, ended.stderr
     assert told in ended.stdout
@@ -58,6 +62,10 @@ def test_help_lists_every_option_with_what_it_is(type_line, flag):
     for name in Choices().defaults().values():
         assert name == "None" or f" *{name} " in ended.out
     assert "  budget: " in ended.out
+
+
+def test_a_package_that_is_not_there_is_2(type_line):
+    assert type_line("--cfg", "job", "--package", "nope").code == 2
 
 
 def test_help_lists_options_of_the_users_own(type_line, workplace):
@@ -82,7 +90,9 @@ def test_bash_completes_the_command_as_it_is_typed(workplace, monkeypatch):
     _llm_complete
     echo "${{COMPREPLY[@]}}"
     """
-    ended = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    ended = subprocess.run(
+        ["bash", "-c", script], capture_output=True, text=True, check=True, timeout=120
+    )
     assert ended.stdout.split() == [f"moe={name}" for name in Choices().groups["moe"]]
 
 

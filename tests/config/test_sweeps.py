@@ -130,6 +130,7 @@ def test_jobs_run_in_processes_of_joblib(toy_text):
         capture_output=True,
         text=True,
         check=False,
+        timeout=120,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert ended.returncode == 2, ended.stderr

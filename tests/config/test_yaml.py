@@ -21,7 +21,8 @@ def relative(file) -> str:
 def test_a_file_begins_by_saying_what_it_is(file):
     lines = [x for x in file.read_text().splitlines() if not x.startswith("# @package")]
     assert lines[0].startswith("# ")
-    comment = [line for line in lines[:3] if line.startswith("#")]
+    end = next(i for i, line in enumerate(lines) if not line.startswith("# "))
+    comment = lines[:end]
     assert len(comment) <= 2, "one or two lines"
     assert comment[-1].endswith("."), "a sentence"
 

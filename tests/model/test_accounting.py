@@ -77,7 +77,7 @@ def test_active_is_what_a_gradient_reaches():
 @pytest.mark.parametrize(
     ("name", "without_vocabulary"),
     [
-        ("nano", 0.59e6),
+        ("nano", 0.40e6),
         ("tiny", 1.8e6),
         ("mini", 3.2e6),
         ("small", 19e6),
