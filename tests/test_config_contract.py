@@ -62,7 +62,7 @@ OVERRIDES = [
     ("~model", "~model", "model=base|large"),
     ("~optimizer.betas", "~optimizer.betas", "optimizer.betas=VALUE"),
     ("model@moe=tiny", "model@moe=tiny", "write model=OPTION"),
-    ("hydra/launcher=jblib", "hydra/launcher=jblib", "did you mean"),
+    ("hydra/launcher=basci", "hydra/launcher=basci", "did you mean"),
     ("hydra/launchr=basic", "hydra/launchr=basic", "did you mean hydra/launcher?"),
     ("hydra.swep.dir=x", "hydra.swep.dir", "no such key"),
     # types

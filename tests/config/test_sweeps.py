@@ -121,7 +121,7 @@ def test_an_interrupt_ends_the_sweep(type_line, stop, code):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(find_spec("hydra_plugins.hydra_joblib_launcher") is None, reason="no joblib")
+@pytest.mark.skipif(find_spec("joblib") is None, reason="needs hydra-joblib-launcher")
 def test_jobs_run_in_processes_of_joblib(toy_text):
     typed = [*TOY, "moe=dense,switch", "moe.top_k=1,9", "train.budget=2steps"]
     launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=1"]
