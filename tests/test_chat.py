@@ -397,6 +397,7 @@ def terminal(outputs):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
+@pytest.mark.slow  # presses Ctrl-C in the middle of an answer: a matter of timing
 def test_at_a_terminal(terminal):
     """Prompt, colours, Ctrl-C in an answer and at the prompt."""
     terminal.wait_for("/help")

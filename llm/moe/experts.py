@@ -72,9 +72,8 @@ def _product(x_MI: Tensor, weight_EIO: Tensor, bias_EO: Tensor | None, plan: Pla
         parts = zip(x_MI.split(sizes), weight_EIO.unbind(), strict=True)
         y_MO = torch.cat([x @ weight for x, weight in parts])
     if bias_EO is not None:
-        # As a product: indexing would sum its gradient in whatever order the threads come.
-        chosen_ME = F.one_hot(plan.experts_M, bias_EO.shape[0]).to(y_MO.dtype)
-        y_MO = y_MO + chosen_ME @ bias_EO.to(y_MO.dtype)
+        # Not bias_EO[…]: that sums its gradient in whatever order the threads come.
+        y_MO = y_MO + bias_EO.to(y_MO.dtype).index_select(0, plan.experts_M)
     return y_MO
 
 
