@@ -33,6 +33,8 @@ def build_model(
         feed_forward = instantiate(config["moe"], "moe", plugins)
         make = instantiate(config["model"], "model", plugins)
         model = make(vocab_size, feed_forward)
+    # What it was made from, so that it can be written in a public format (llm.hf.save).
+    model.config = {room: config[room] for room in ("model", "moe")}
     return model.to(device)
 
 

@@ -1,0 +1,320 @@
+"""The public architectures that the handwritten components reproduce, a table each.
+
+A family says which key of its config.json is which key of ours, what it fixes on either side, and
+what its tensors are called on disk. `llm.hf.mapping` and `llm.hf.weights` read the tables both ways.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from llm.hf import special
+from llm.hf.weights import Name
+
+#: Stands for a key that config.json must have.
+REQUIRED: Any = object()
+
+
+@dataclass(frozen=True)
+class Key:
+    """One value under two names.
+
+    default: what the family's code takes where config.json says nothing
+    values: theirs to ours where these are called differently; no other value can be expressed. Of
+        two for one of ours, the first is written
+    """
+
+    ours: str
+    theirs: str
+    default: Any = REQUIRED
+    values: Mapping[Any, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Special:
+    """What takes more than a renaming.
+
+    theirs: the keys of config.json that it knows
+    ours: the keys of ours that it knows
+    read: config.json to those keys of ours
+    write: our keys to theirs, or Refused names the one that is in the way
+    """
+
+    theirs: tuple[str, ...]
+    ours: tuple[str, ...]
+    read: Callable[[dict[str, Any]], dict[str, Any]]
+    write: Callable[[dict[str, Any]], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Family:
+    """One public architecture.
+
+    fixed: keys of ours with the one value that this family has
+    plain: keys of theirs with the one value that we reproduce, also the default
+    optional: beginnings of names that some files lack (`transformer.` in GPT-2's)
+    unread: names on disk that hold nothing trained: masks, tables of angles
+    """
+
+    model_type: str
+    architecture: str
+    keys: tuple[Key, ...]
+    fixed: Mapping[str, Any]
+    plain: Mapping[str, Any]
+    names: tuple[Name, ...]
+    specials: tuple[Special, ...] = ()
+    harmless: tuple[str, ...] = ()
+    optional: str = ""
+    unread: tuple[str, ...] = field(default=())
+
+
+DENSE = "llm.layers.feed_forward.FeedForward"
+MOE = "llm.moe.layer.MoE"
+ROUTER = "llm.moe.router.TopKRouter"
+
+#: Ours that only training sees, with what a model from elsewhere gets: they are not exported, and
+#: `model.KEY=VALUE` beside `model.init_from` sets them.
+TRAINING: dict[str, Any] = {
+    "model.dropout": 0.0,
+    "moe.balance_loss": 0.01,
+    "moe.z_loss": 0.0,
+    "moe.router.jitter": 0.0,
+    "moe.router.init_scale": 0.1,
+    "model.init_from": None,
+}
+
+#: Theirs that change no logits: who made the file, which ids mean what to a tokenizer, settings of
+#: training, and what `generate` takes by default.
+HARMLESS = frozenset(
+    """
+    _name_or_path architectures model_type transformers_version torch_dtype dtype use_cache
+    bos_token_id eos_token_id pad_token_id sep_token_id cls_token_id unk_token_id mask_token_id
+    decoder_start_token_id tokenizer_class prefix task_specific_params problem_type id2label
+    label2id num_labels finetuning_task return_dict output_attentions output_hidden_states
+    torchscript tf_legacy_loss use_bfloat16 chunk_size_feed_forward _attn_implementation
+    attn_implementation _attn_implementation_autoset _commit_hash
+    resid_pdrop embd_pdrop attn_pdrop attention_dropout hidden_dropout output_router_logits
+    router_aux_loss_coef router_jitter_noise
+    max_length min_length max_new_tokens do_sample early_stopping num_beams num_beam_groups
+    diversity_penalty temperature top_k top_p typical_p repetition_penalty length_penalty
+    no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids num_return_sequences
+    output_scores return_dict_in_generate forced_bos_token_id forced_eos_token_id remove_invalid_values
+    exponential_decay_length_penalty suppress_tokens begin_suppress_tokens
+    pretraining_tp
+    """.split()
+)
+
+#: The same in all families. (`is_decoder` and `cross_attention` make another network.)
+_PLAIN = {
+    "is_encoder_decoder": False,
+    "is_decoder": False,
+    "add_cross_attention": False,
+    "cross_attention_hidden_size": None,
+    "tie_encoder_decoder": False,
+    "pruned_heads": {},
+    "quantization_config": None,
+    "auto_map": None,
+}
+
+_SHARED = {"model._target_": "llm.model.transformer.Transformer", "model.init_from": None}
+_LLAMA_FIXED = {**_SHARED, "model.norm": "rmsnorm"}
+_DENSE_LLAMA_FIXED = {**_LLAMA_FIXED, "model.qk_norm": "none", "moe._target_": DENSE}
+_EXPERTS_FIXED = {
+    **_LLAMA_FIXED,
+    "model.bias": False,
+    "moe._target_": MOE,
+    "moe.router._target_": ROUTER,
+}
+
+_LLAMA_KEYS = (
+    Key("model.d_model", "hidden_size"),
+    Key("model.n_layers", "num_hidden_layers"),
+    Key("model.n_heads", "num_attention_heads"),
+    Key("model.max_seq_len", "max_position_embeddings"),
+    Key("model.norm_eps", "rms_norm_eps", 1e-6),
+    Key("model.activation", "hidden_act", "silu", {"silu": "swiglu", "swish": "swiglu", "gelu": "geglu"}),
+    Key("model.tie_embeddings", "tie_word_embeddings", False),
+    Key("model.init_std", "initializer_range", 0.02),
+)
+_WIDTH = Key("model.d_ff", "intermediate_size")
+
+
+def _kv_heads(default: int | None) -> Key:
+    return Key("model.n_kv_heads", "num_key_value_heads", default)
+
+
+def _llama_names(*feed_forward: Name) -> tuple[Name, ...]:
+    layer, ours = "model.layers.{i}", "blocks.{i}"
+    attention = [
+        Name(f"{layer}.self_attn.{short}_proj.{part}", (f"{ours}.attention.{name}.{part}",))
+        for short, name in (("q", "query"), ("k", "key"), ("v", "value"), ("o", "out"))
+        for part in ("weight", "bias")
+    ]
+    return (
+        Name("model.embed_tokens.weight", ("embedding",)),
+        Name(f"{layer}.input_layernorm.weight", (f"{ours}.attention_norm.gain",)),
+        *attention,
+        Name(f"{layer}.self_attn.q_norm.weight", (f"{ours}.attention.query_norm.gain",)),
+        Name(f"{layer}.self_attn.k_norm.weight", (f"{ours}.attention.key_norm.gain",)),
+        Name(f"{layer}.post_attention_layernorm.weight", (f"{ours}.feed_forward_norm.gain",)),
+        *feed_forward,
+        Name("model.norm.weight", ("final_norm.gain",)),
+        Name("lm_head.weight", ("head.weight",)),
+    )
+
+
+_DENSE_NAMES = tuple(
+    Name(f"model.layers.{{i}}.mlp.{name}_proj.{part}", (f"blocks.{{i}}.feed_forward.{name}.{part}",))
+    for name in ("gate", "up", "down")
+    for part in ("weight", "bias")
+)
+
+
+def _expert_names(router: str, expert: str, gate: str, up: str, down: str) -> tuple[Name, ...]:
+    layer, ours = "model.layers.{i}", "blocks.{i}.feed_forward"
+    return (
+        Name(f"{layer}.{router}.weight", (f"{ours}.router.weight_ED",)),
+        Name(f"{layer}.{expert}.{{j}}.{gate}.weight", (f"{ours}.experts.gate_EDF",), turned=True),
+        Name(f"{layer}.{expert}.{{j}}.{up}.weight", (f"{ours}.experts.up_EDF",), turned=True),
+        Name(f"{layer}.{expert}.{{j}}.{down}.weight", (f"{ours}.experts.down_EFD",), turned=True),
+    )
+
+
+_MLP_EXPERTS = _expert_names("mlp.gate", "mlp.experts", "gate_proj", "up_proj", "down_proj")
+_ANGLES = (r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq",)
+
+
+_HEAD_DIM = Special(
+    ("head_dim",), ("model.head_dim",), special.read_head_dim, special.write_head_dim
+)
+
+
+def _rope(base: float) -> Special:
+    """`base`: what the family's code takes where config.json has none."""
+    return Special(
+        special.ROPE_THEIRS,
+        special.ROPE_OURS,
+        lambda theirs: special.read_rope(theirs, base),
+        special.write_rope,
+    )
+
+
+GPT2 = Family(
+    "gpt2",
+    "GPT2LMHeadModel",
+    keys=(
+        Key("model.d_model", "n_embd"),
+        Key("model.n_layers", "n_layer"),
+        Key("model.n_heads", "n_head"),
+        Key("model.max_seq_len", "n_positions"),
+        Key("model.norm_eps", "layer_norm_epsilon", 1e-5),
+        Key(
+            "model.activation",
+            "activation_function",
+            "gelu_new",
+            {
+                "gelu_new": "gelu_tanh",
+                "gelu_pytorch_tanh": "gelu_tanh",
+                "gelu_fast": "gelu_tanh",
+                "gelu": "gelu",
+                "relu2": "relu2",
+            },
+        ),
+        Key("model.tie_embeddings", "tie_word_embeddings", True),
+        Key("model.init_std", "initializer_range", 0.02),
+    ),
+    fixed={
+        **_SHARED,
+        "model.norm": "layernorm",
+        "model.bias": True,
+        "model.qk_norm": "none",
+        "model.n_kv_heads": None,
+        "model.position._target_": "llm.model.position.Learned",
+        "moe._target_": DENSE,
+    },
+    plain={
+        **_PLAIN,
+        "scale_attn_weights": True,
+        "scale_attn_by_inverse_layer_idx": False,
+        "reorder_and_upcast_attn": False,
+    },
+    specials=(
+        Special(("n_inner",), ("model.d_ff",), special.read_n_inner, special.write_n_inner),
+    ),
+    harmless=(
+        "n_ctx",
+        "summary_type",
+        "summary_use_proj",
+        "summary_activation",
+        "summary_proj_to_labels",
+        "summary_first_dropout",
+        "gradient_checkpointing",
+    ),
+    names=(
+        Name("transformer.wte.weight", ("embedding",)),
+        Name("transformer.wpe.weight", ("position.weight",)),
+        *(
+            Name(f"transformer.h.{{i}}.{theirs}.{part}", (f"blocks.{{i}}.{ours}.{mine}",))
+            for theirs, ours in (("ln_1", "attention_norm"), ("ln_2", "feed_forward_norm"))
+            for part, mine in (("weight", "gain"), ("bias", "bias"))
+        ),
+        *(
+            Name(
+                f"transformer.h.{{i}}.{theirs}.{part}",
+                tuple(f"blocks.{{i}}.{name}.{part}" for name in ours),
+                turned=part == "weight",
+            )
+            for theirs, ours in (
+                ("attn.c_attn", ("attention.query", "attention.key", "attention.value")),
+                ("attn.c_proj", ("attention.out",)),
+                ("mlp.c_fc", ("feed_forward.up",)),
+                ("mlp.c_proj", ("feed_forward.down",)),
+            )
+            for part in ("weight", "bias")
+        ),
+        Name("transformer.ln_f.weight", ("final_norm.gain",)),
+        Name("transformer.ln_f.bias", ("final_norm.bias",)),
+        Name("lm_head.weight", ("head.weight",)),
+    ),
+    optional="transformer.",
+    unread=(r"transformer\.h\.\d+\.attn\.(bias|masked_bias)",),
+)
+
+LLAMA = Family(
+    "llama",
+    "LlamaForCausalLM",
+    keys=(
+        *_LLAMA_KEYS,
+        _WIDTH,
+        _kv_heads(None),
+        Key("model.bias", "attention_bias", False),
+        Key("model.bias", "mlp_bias", False),
+    ),
+    fixed=_DENSE_LLAMA_FIXED,
+    plain={**_PLAIN, "sliding_window": None},
+    specials=(_HEAD_DIM, _rope(10_000.0)),
+    names=_llama_names(*_DENSE_NAMES),
+    unread=_ANGLES,
+)
+
+MIXTRAL = Family(
+    "mixtral",
+    "MixtralForCausalLM",
+    keys=(
+        *_LLAMA_KEYS,
+        _WIDTH,
+        _kv_heads(8),
+        Key("moe.n_experts", "num_local_experts", 8),
+        Key("moe.top_k", "num_experts_per_tok", 2),
+    ),
+    fixed={**_EXPERTS_FIXED, "model.qk_norm": "none", "moe.router.renormalize": True},
+    plain={**_PLAIN, "attention_bias": False, "sliding_window": None},
+    specials=(_HEAD_DIM, _rope(1_000_000.0)),
+    names=_llama_names(
+        *_expert_names("block_sparse_moe.gate", "block_sparse_moe.experts", "w1", "w3", "w2")
+    ),
+    unread=_ANGLES,
+)
+
+#: In the order in which an export tries them.
+FAMILIES = {family.model_type: family for family in (GPT2, LLAMA, MIXTRAL)}

@@ -1,0 +1,181 @@
+"""Our tokenizers as a `tokenizer.json` that gives the same ids in other tools.
+
+The format is that of the `tokenizers` library. Byte-level models write a byte as a character: itself
+where it is printable and no space, else the next one from U+0100 on (GPT-2's table).
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from llm.tokenizer import gpt2
+from llm.tokenizer.base import Tokenizer
+from llm.tokenizer.bytes import Bytes
+from llm.tokenizer.chars import Chars
+from llm.tokenizer.pieces import PIECES
+from llm.tokenizer.words import FIRST_PIECE, Words
+
+END = "<|endoftext|>"
+_BYTES_AS_TEXT = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+
+
+def byte_characters() -> list[str]:
+    """The character that stands for each byte value."""
+    free = iter(range(256, 512))
+    plain = [chr(value).isprintable() and value != ord(" ") for value in range(256)]
+    return [chr(value) if plain[value] else chr(next(free)) for value in range(256)]
+
+
+_CHARACTERS = byte_characters()
+
+
+def as_text(token: bytes) -> str:
+    return "".join(_CHARACTERS[value] for value in token)
+
+
+def as_bytes(token: str) -> bytes:
+    """The bytes that a byte-level token stands for; KeyError where it is none."""
+    values = {character: value for value, character in enumerate(_CHARACTERS)}
+    return bytes(values[character] for character in token)
+
+
+def merges_of(ranks: Mapping[bytes, int]) -> list[tuple[bytes, bytes]]:
+    """The merges behind a vocabulary, in their order.
+
+    Tokens are numbered in the order in which they were merged, so the last merge of a token is what
+    the merges of smaller rank leave of its bytes: two parts.
+    """
+    merges = []
+    for token, rank in sorted(ranks.items(), key=lambda item: item[1]):
+        if len(token) == 1:
+            continue
+        parts = [bytes([value]) for value in token]
+        while len(parts) > 2:
+            joined = [ranks.get(a + b, rank) for a, b in zip(parts, parts[1:], strict=False)]
+            best = min(joined)
+            if best >= rank:
+                raise ValueError(f"no two tokens of smaller rank make {token!r}")
+            at = joined.index(best)
+            parts[at : at + 2] = [parts[at] + parts[at + 1]]
+        merges.append((parts[0], parts[1]))
+    return merges
+
+
+def tokenizer_files(tokenizer: Tokenizer, max_len: int) -> dict[str, dict[str, Any]] | None:
+    """tokenizer.json and tokenizer_config.json, None for a tokenizer of another package.
+
+    Args:
+        max_len: positions of the model, which tools warn beyond
+    """
+    describe = _KINDS.get(type(tokenizer))
+    if describe is None:
+        return None
+    special = {
+        "id": tokenizer.eot,
+        "content": END,
+        "single_word": False,
+        "lstrip": False,
+        "rstrip": False,
+        "normalized": False,
+        "special": True,
+    }
+    content = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [special],
+        "normalizer": None,
+        "post_processor": None,
+        **describe(tokenizer),
+    }
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": max_len,
+        "bos_token": END,
+        "eos_token": END,
+        "pad_token": END,
+        "add_prefix_space": False,
+        "clean_up_tokenization_spaces": False,
+        # As ours: what looks like the end of a text in a text is text.
+        "split_special_tokens": True,
+    }
+    return {"tokenizer.json": content, "tokenizer_config.json": config}
+
+
+def _byte_level(
+    vocabulary: Mapping[str, int], merges: list[tuple[bytes, bytes]], *before: dict[str, Any]
+) -> dict[str, Any]:
+    """A model of bytes; `before` are what cuts the text first."""
+    # Not BPE's own order where the whole piece is a token: ids are looked up before merging, as
+    # tiktoken does, and as words are found.
+    model = {
+        "type": "BPE",
+        "dropout": None,
+        "unk_token": None,
+        "continuing_subword_prefix": "",
+        "end_of_word_suffix": "",
+        "fuse_unk": False,
+        "byte_fallback": False,
+        "ignore_merges": True,
+        "vocab": dict(vocabulary),
+        "merges": [[as_text(a), as_text(b)] for a, b in merges],
+    }
+    steps = [*before, {**_BYTES_AS_TEXT, "use_regex": False}]
+    return {
+        "model": model,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": steps},
+        "decoder": {**_BYTES_AS_TEXT, "use_regex": False},
+    }
+
+
+def _cut_at(pattern: str) -> dict[str, Any]:
+    return {
+        "type": "Split",
+        "pattern": {"Regex": pattern},
+        "behavior": "Isolated",
+        "invert": False,
+    }
+
+
+def _gpt2(tokenizer: Tokenizer) -> dict[str, Any]:
+    encoding = gpt2._encoding()
+    ranks = {tokenizer.token_bytes(token): token for token in range(tokenizer.eot)}
+    return _ranked(ranks, encoding._pat_str, tokenizer.eot)
+
+
+def _ranked(ranks: Mapping[bytes, int], pattern: str, eot: int) -> dict[str, Any]:
+    vocabulary = {as_text(token): rank for token, rank in ranks.items()} | {END: eot}
+    return _byte_level(vocabulary, merges_of(ranks), _cut_at(pattern))
+
+
+def _bytes(tokenizer: Tokenizer) -> dict[str, Any]:
+    vocabulary = {character: value for value, character in enumerate(_CHARACTERS)}
+    return _byte_level(vocabulary | {END: tokenizer.eot}, [])
+
+
+def _words(tokenizer: Tokenizer) -> dict[str, Any]:
+    """Known pieces are tokens, others their bytes, which nothing merges."""
+    vocabulary = {character: 1 + value for value, character in enumerate(_CHARACTERS)}
+    for token in range(FIRST_PIECE, tokenizer.vocab_size):
+        vocabulary[as_text(tokenizer.token_bytes(token))] = token
+    return _byte_level(vocabulary | {END: tokenizer.eot}, [], _cut_at(PIECES.pattern))
+
+
+def _chars(tokenizer: Tokenizer) -> dict[str, Any]:
+    """A character a token; what the vocabulary lacks is U+FFFD, its last id."""
+    n = tokenizer.eot
+    vocabulary = {tokenizer.token_bytes(token).decode(): token for token in range(n)}
+    unknown = "\ufffd" if "\ufffd" not in vocabulary else "<unk>"
+    vocabulary |= {END: n, unknown: n + 1}
+    return {
+        "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": unknown},
+        "pre_tokenizer": _cut_at(r"(?m:.)"),
+        "decoder": {"type": "Fuse"},
+    }
+
+
+_KINDS: dict[type, Callable[[Tokenizer], dict[str, Any]]] = {
+    gpt2.GPT2: _gpt2,
+    Bytes: _bytes,
+    Words: _words,
+    Chars: _chars,
+}
