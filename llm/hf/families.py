@@ -1,7 +1,7 @@
 """The public architectures that the handwritten components reproduce, a table each.
 
 A family says which key of its config.json is which key of ours, what it fixes on either side, and
-what its tensors are called on disk. `llm.hf.mapping` and `llm.hf.weights` read the tables both ways.
+what its tensors are called on disk. `llm.hf.mapping` and `llm.hf.weights` read this both ways.
 """
 
 from collections.abc import Callable, Mapping
@@ -98,14 +98,14 @@ HARMLESS = frozenset(
     max_length min_length max_new_tokens do_sample early_stopping num_beams num_beam_groups
     diversity_penalty temperature top_k top_p typical_p repetition_penalty length_penalty
     no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids num_return_sequences
-    output_scores return_dict_in_generate forced_bos_token_id forced_eos_token_id remove_invalid_values
-    exponential_decay_length_penalty suppress_tokens begin_suppress_tokens
+    output_scores return_dict_in_generate forced_bos_token_id forced_eos_token_id
+    remove_invalid_values exponential_decay_length_penalty suppress_tokens begin_suppress_tokens
     pretraining_tp
     """.split()
 )
 
 #: The same in all families. (`is_decoder` and `cross_attention` make another network.)
-_PLAIN = {
+_PLAIN: dict[str, Any] = {
     "is_encoder_decoder": False,
     "is_decoder": False,
     "add_cross_attention": False,
@@ -126,13 +126,14 @@ _EXPERTS_FIXED = {
     "moe.router._target_": ROUTER,
 }
 
+_GATES = {"silu": "swiglu", "swish": "swiglu", "gelu": "geglu"}
 _LLAMA_KEYS = (
     Key("model.d_model", "hidden_size"),
     Key("model.n_layers", "num_hidden_layers"),
     Key("model.n_heads", "num_attention_heads"),
     Key("model.max_seq_len", "max_position_embeddings"),
     Key("model.norm_eps", "rms_norm_eps", 1e-6),
-    Key("model.activation", "hidden_act", "silu", {"silu": "swiglu", "swish": "swiglu", "gelu": "geglu"}),
+    Key("model.activation", "hidden_act", "silu", _GATES),
     Key("model.tie_embeddings", "tie_word_embeddings", False),
     Key("model.init_std", "initializer_range", 0.02),
 )
@@ -164,7 +165,10 @@ def _llama_names(*feed_forward: Name) -> tuple[Name, ...]:
 
 
 _DENSE_NAMES = tuple(
-    Name(f"model.layers.{{i}}.mlp.{name}_proj.{part}", (f"blocks.{{i}}.feed_forward.{name}.{part}",))
+    Name(
+        f"model.layers.{{i}}.mlp.{name}_proj.{part}",
+        (f"blocks.{{i}}.feed_forward.{name}.{part}",),
+    )
     for name in ("gate", "up", "down")
     for part in ("weight", "bias")
 )
@@ -238,9 +242,7 @@ GPT2 = Family(
         "scale_attn_by_inverse_layer_idx": False,
         "reorder_and_upcast_attn": False,
     },
-    specials=(
-        Special(("n_inner",), ("model.d_ff",), special.read_n_inner, special.write_n_inner),
-    ),
+    specials=(Special(("n_inner",), ("model.d_ff",), special.read_n_inner, special.write_n_inner),),
     harmless=(
         "n_ctx",
         "summary_type",

@@ -128,7 +128,8 @@ def _files(folder: Path) -> dict[Path, list[str] | None]:
         raise Refused(f"{folder / INDEX} has no weight_map")
     files: dict[Path, list[str] | None] = {}
     for name, file in listed.items():
-        if not isinstance(file, str) or Path(file).name != file or not file.endswith(".safetensors"):
+        beside = isinstance(file, str) and Path(file).name == file
+        if not beside or not file.endswith(".safetensors"):
             raise Refused(f"{folder / INDEX}: {name}: {file!r} is no safetensors file beside it")
         names = files.setdefault(folder / file, [])
         assert names is not None

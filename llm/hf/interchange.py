@@ -53,7 +53,8 @@ def load(path: str | Path) -> Transformer:
     model = _build(config, vocab_size, folder, "meta")
     with Weights(folder) as weights:
         theirs = _as_named(weights, family, model.head is None)
-        check({name: weights.shapes[at] for name, at in theirs.items()}, Layout(family.names, model), folder)
+        shapes = {name: weights.shapes[at] for name, at in theirs.items()}
+        check(shapes, Layout(family.names, model), folder)
         model = _build(config, vocab_size, folder, "cpu")
         Layout(family.names, model).from_disk(_Renamed(weights, theirs))
     return model.eval()

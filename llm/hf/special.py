@@ -30,7 +30,8 @@ def read_rope(theirs: dict[str, Any], base: float) -> dict[str, Any]:
     base = scaling.pop("rope_theta", None) or theirs.get("rope_theta") or base
     partial = scaling.pop("partial_rotary_factor", None) or theirs.get("partial_rotary_factor")
     if partial not in (None, 1, 1.0):
-        raise Refused(f"is {partial}; rotary positions turn all channels here", "partial_rotary_factor")
+        why = f"is {partial}; rotary positions turn all channels here"
+        raise Refused(why, "partial_rotary_factor")
     kind = scaling.pop("rope_type", None) or scaling.pop("type", None) or "default"
     if kind != "default":
         raise Refused(f"rope_type={kind} is not known here", "rope_scaling")
@@ -59,4 +60,5 @@ def read_head_dim(theirs: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_head_dim(ours: dict[str, Any]) -> dict[str, Any]:
-    return {"head_dim": ours.get("model.head_dim") or ours["model.d_model"] // ours["model.n_heads"]}
+    usual = ours["model.d_model"] // ours["model.n_heads"]
+    return {"head_dim": ours.get("model.head_dim") or usual}

@@ -1,10 +1,11 @@
 """Our tokenizers as a `tokenizer.json` that gives the same ids in other tools.
 
-The format is that of the `tokenizers` library. Byte-level models write a byte as a character: itself
-where it is printable and no space, else the next one from U+0100 on (GPT-2's table).
+The format is that of the `tokenizers` library. Byte-level models write a byte as a character:
+itself where it is printable and no space, else the next one from U+0100 on (GPT-2's table).
 """
 
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from typing import Any
 
 from llm.tokenizer import gpt2
@@ -50,7 +51,7 @@ def merges_of(ranks: Mapping[bytes, int]) -> list[tuple[bytes, bytes]]:
             continue
         parts = [bytes([value]) for value in token]
         while len(parts) > 2:
-            joined = [ranks.get(a + b, rank) for a, b in zip(parts, parts[1:], strict=False)]
+            joined = [ranks.get(a + b, rank) for a, b in pairwise(parts)]
             best = min(joined)
             if best >= rank:
                 raise ValueError(f"no two tokens of smaller rank make {token!r}")
@@ -105,8 +106,6 @@ def _byte_level(
     vocabulary: Mapping[str, int], merges: list[tuple[bytes, bytes]], *before: dict[str, Any]
 ) -> dict[str, Any]:
     """A model of bytes; `before` are what cuts the text first."""
-    # Not BPE's own order where the whole piece is a token: ids are looked up before merging, as
-    # tiktoken does, and as words are found.
     model = {
         "type": "BPE",
         "dropout": None,
@@ -115,7 +114,9 @@ def _byte_level(
         "end_of_word_suffix": "",
         "fuse_unk": False,
         "byte_fallback": False,
-        "ignore_merges": True,
+        # A piece that is a token is taken before anything is merged: as tiktoken does, and as words
+        # are found. An uncut text could be the end-of-text token's name.
+        "ignore_merges": bool(before),
         "vocab": dict(vocabulary),
         "merges": [[as_text(a), as_text(b)] for a, b in merges],
     }

@@ -5,7 +5,7 @@ B batch, T time, D model width, V vocabulary, E experts, L layers
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from llm.config.errors import Refused
 from llm.config.schema import Node
-from llm.config.types import PositiveFloat, PositiveInt, ProperFraction
+from llm.config.types import UNRECORDED, PositiveFloat, PositiveInt, ProperFraction
 from llm.layers.cross_entropy import IGNORED, linear_cross_entropy
 from llm.layers.feed_forward import Activation, FeedForwardOutput, FeedForwardShape
 from llm.layers.linear import Linear
@@ -96,7 +96,11 @@ class Transformer(nn.Module):
         dropout: on the embedded tokens, on attention weights and on what each part adds to the
             residual stream
         init_std: standard deviation of the initial weights
+        init_from: a run, or a folder of public format, whose weights training starts from
+            (`llm.hf.start` reads it; building a model does not)
     """
+
+    config: dict[str, Any]  # the nodes that it was made from: set by `llm.build`
 
     def __init__(
         self,
@@ -118,6 +122,7 @@ class Transformer(nn.Module):
         tie_embeddings: bool,
         dropout: ProperFraction,
         init_std: PositiveFloat,
+        init_from: Annotated[str | None, UNRECORDED] = None,
     ):
         super().__init__()
         n_kv_heads = n_kv_heads or n_heads

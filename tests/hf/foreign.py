@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from llm.hf.mapping import family_of
 from llm.hf.folder import read_json
+from llm.hf.mapping import family_of
 from llm.hf.weights import Layout
 
 _SMALL = {

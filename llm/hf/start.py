@@ -1,0 +1,174 @@
+"""Where training starts from: the weights of a run, or of a folder of public format.
+
+`model.init_from=FOLDER_OR_RUN` takes the architecture from there, too; what is typed beside it
+must agree, but for what does not change the function that the weights compute, and for a longer
+context.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llm.config.choices import leaves
+from llm.config.errors import Refused
+from llm.hf.families import TRAINING
+from llm.hf.special import ROPE
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from llm.tokenizer.base import Tokenizer
+
+#: Settings of training, which may differ from those of the start.
+_FREE = {*TRAINING, "model.init_std"}
+_CONTEXT = "model.max_seq_len"
+_TABLE = "position.weight"
+
+
+@dataclass(frozen=True)
+class Start:
+    """Weights by our names, with the config and the vocabulary that they belong to."""
+
+    path: Path
+    nodes: dict[str, Any]  # `model` and `moe`
+    weights: dict[str, "Tensor"]
+    fingerprint: str
+    tokenizer: "Tokenizer | None"
+    tokens: dict[int, bytes] | None  # of a tokenizer that is not ours
+
+    @property
+    def name(self) -> str:
+        """For the run's id."""
+        letters = (c if c.isascii() and (c.isalnum() or c in "._") else "_" for c in self.path.name)
+        return "from_" + "".join(letters).strip("._")[:40]
+
+    def agree(self, config: Mapping[str, Any]) -> None:
+        """Refuse the first key of the architecture that differs from the start's."""
+        mine, wanted = _flat(config), _flat(self.nodes)
+        for key in [*wanted, *(key for key in mine if key not in wanted)]:
+            here, there = mine.get(key), wanted.get(key)
+            if here == there or key in _FREE or self._may_differ(key, mine, wanted):
+                continue
+            hint = ""
+            if key == _CONTEXT:
+                hint = "; learned positions cannot be extended"
+            raise Refused(f"is {here}, and {self.path} has {there}{hint}", key)
+
+    def _may_differ(self, key: str, mine: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+        if key == _CONTEXT:
+            return _TABLE not in self.weights or mine[key] < wanted[key]
+        kinds = {flat.get("model.position._target_") for flat in (mine, wanted)}
+        return key.startswith("model.position.") and kinds == {ROPE}
+
+    def check_vocabulary(self, tokenizer: "Tokenizer") -> None:
+        """Refuse a tokenizer that gives ids another meaning than the weights learned."""
+        n_ids = self.weights["embedding"].shape[0]
+        remedy = f"take the tokenizer that {self.path} was trained with"
+        if tokenizer.vocab_size != n_ids:
+            raise Refused(f"has {tokenizer.vocab_size} ids, and the weights {n_ids}; {remedy}", "tokenizer")
+        for token in range(n_ids):
+            here, there = tokenizer.token_bytes(token), self._bytes_of(token)
+            if there is not None and here != there:
+                raise Refused(f"id {token} is {here!r}, and in the start {there!r}; {remedy}", "tokenizer")
+
+    def _bytes_of(self, token: int) -> bytes | None:
+        """What an id stands for, None where it is special or not known."""
+        if self.tokenizer is not None:
+            return self.tokenizer.token_bytes(token)
+        return None if self.tokens is None else self.tokens.get(token)
+
+    def fill(self, model: "nn.Module") -> None:
+        """Copy the weights; of a table of positions, as many as there are."""
+        weights = dict(self.weights)
+        if _TABLE in weights:
+            weights[_TABLE] = weights[_TABLE][: model.get_parameter(_TABLE).shape[0]]
+        model.load_state_dict(weights)
+
+
+def open_start(typed: str, outputs: Path, plugins: list[str]) -> Start:
+    """What `model.init_from` names: a folder of public format, a run (its id), or a checkpoint.
+
+    Of a run, the best weights, as for `llm.chat`; RUN/checkpoints names the newest.
+
+    Raises:
+        Refused: there is neither, or it cannot be opened
+    """
+    from llm.runs.directory import find_run
+
+    path, which = find_run(typed, outputs)
+    try:
+        if (path / "config.json").exists() or not _is_run(path):
+            return _public(path)
+        return _run(path, which, plugins)
+    except Refused as refusal:
+        raise Refused(str(refusal), "model.init_from") from None
+
+
+def _is_run(path: Path) -> bool:
+    return (path / "run.json").exists() or (path / "checksums.json").exists()
+
+
+def _public(path: Path) -> Start:
+    from llm.hf.folder import Weights
+    from llm.hf.interchange import load, load_tokenizer
+
+    if not path.is_dir():
+        raise Refused(f"there is no folder and no run {path}")
+    model = load(path)
+    with Weights(path) as weights:
+        fingerprint = weights.fingerprint()
+    tokenizer = load_tokenizer(path)
+    tokens = None if tokenizer else _listed_tokens(path)
+    return Start(path, model.config, model.state_dict(), fingerprint, tokenizer, tokens)
+
+
+def _listed_tokens(path: Path) -> dict[int, bytes] | None:
+    """The bytes of each id of a byte-level tokenizer.json, special ids left out.
+
+    b"" where it is no byte-level one, which none of our tokenizers can match.
+    """
+    from llm.hf.folder import read_json
+    from llm.hf.tokenizer_json import as_bytes
+
+    if not (path / "tokenizer.json").exists():
+        return None
+    content = read_json(path / "tokenizer.json")
+    try:
+        special = {added["id"] for added in content.get("added_tokens") or []}
+        vocabulary = content["model"]["vocab"]
+        pairs = vocabulary.items() if isinstance(vocabulary, dict) else [(t, i) for i, (t, _) in enumerate(vocabulary)]
+        found = {}
+        for text, token in pairs:
+            if token not in special:
+                try:
+                    found[token] = as_bytes(text)
+                except KeyError:
+                    found[token] = text.encode()
+        return found
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise Refused(f"{path / 'tokenizer.json'} is no vocabulary") from None
+
+
+def _run(path: Path, which: Any, plugins: list[str]) -> Start:
+    from llm.hf.folder import checksum
+    from llm.runs.reopen import load_run
+
+    run = load_run(path, which=which, plugins=plugins)
+    weights = run.model.state_dict()
+    nodes = {room: run.config[room] for room in ("model", "moe")}
+    import hashlib
+
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        digest.update(f"{name} {checksum(weights[name])}\n".encode())
+    return Start(path, nodes, weights, digest.hexdigest()[:16], run.tokenizer, None)
+
+
+def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted keys of the architecture, with what `null` stands for filled in."""
+    flat = dict(leaves({room: config[room] for room in ("model", "moe")}, ""))
+    flat["model.n_kv_heads"] = flat.get("model.n_kv_heads") or flat["model.n_heads"]
+    if not flat.get("model.head_dim"):
+        flat["model.head_dim"] = flat["model.d_model"] // flat["model.n_heads"]
+    return flat

@@ -1,0 +1,85 @@
+"""`tokenizer.json` against our tokenizers: the same ids for any text, in the tools of others."""
+
+import functools
+import json
+import string
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer as Judge
+
+from llm.hf.tokenizer_json import END, as_bytes, as_text, merges_of, tokenizer_files
+from llm.tokenizer.bytes import Bytes
+from llm.tokenizer.chars import Chars
+from llm.tokenizer.gpt2 import GPT2, _packaged_merges
+from llm.tokenizer.words import Words
+
+TEXT = """Once upon a time, in 1984, there wasn't a café\u00a0— naïve "Zoë" said:
+
+  “It's 3.5 €!”\r
+\tline\u2028sep \u3000wide  日本語 🙂👩‍👩‍👧 ﬁne ǅ Ⅷ ½ ٣٤ e\u0301 \x1c\x1d\x85 end  """
+LETTERS = (
+    "aeb tsñé'’ \n\t\r\u00a0\u2028\x85\x1c1２Ⅷ½!?<|>_日🙂\u0301\u200d\ufeffﬁ" + string.ascii_letters
+)
+TEXTS = st.text(st.one_of(st.sampled_from(LETTERS), st.characters(exclude_categories=("Cs",))))
+
+
+def fitted(kind):
+    tokenizer = kind()
+    if tokenizer.needs_fit:
+        tokenizer.fit([TEXT, "the cat sat on the mat; it isn't there. " * 3], None)
+    return tokenizer
+
+
+@functools.cache
+def content_of(kind):
+    ours = fitted(kind)
+    return ours, tokenizer_files(ours, 64)["tokenizer.json"]
+
+
+@pytest.fixture(scope="module", params=[GPT2, Bytes, Words, Chars], ids=lambda kind: kind.__name__)
+def pair(request):
+    ours, content = content_of(request.param)
+    judge = Judge.from_str(json.dumps(content))
+    judge.encode_special_tokens = True  # as tokenizer_config.json asks
+    return ours, judge
+
+
+@settings(max_examples=150)
+@given(text=TEXTS)
+@example(text=END)
+@example(text=TEXT)
+def test_any_text_has_the_same_ids(pair, text):
+    ours, judge = pair
+    ids = ours.encode(text).tolist()
+    assert judge.encode(text).ids == ids
+    assert judge.decode(ids) == ours.decode(ids)
+
+
+def test_a_long_text_and_the_end_have_the_same_ids(pair):
+    ours, judge = pair
+    text = TEXT * 20 + f"{END} is text{END}"
+    assert judge.encode(text).ids == ours.encode(text).tolist()
+    assert judge.get_vocab_size() == ours.vocab_size
+    assert judge.token_to_id(END) == ours.eot
+    assert judge.decode([*ours.encode("a b").tolist(), ours.eot]) == ours.decode(ours.encode("a b"))
+
+
+def test_merges_are_those_that_were_published():
+    published = [line.split() for line in _packaged_merges().strip().split("\n")[1:]]
+    assert content_of(GPT2)[1]["model"]["merges"] == published
+
+
+def test_bytes_as_characters():
+    assert as_text(b" \n!\xff") == "ĠĊ!ÿ"
+    assert as_bytes(as_text(bytes(range(256)))) == bytes(range(256))
+    with pytest.raises(ValueError, match="no two tokens"):
+        merges_of({b"a": 0, b"b": 1, b"c": 2, b"abc": 3})
+
+
+def test_a_tokenizer_of_another_package_has_none():
+    class Own(Bytes):
+        pass
+
+    assert tokenizer_files(Own(), 64) is None
