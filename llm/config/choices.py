@@ -75,10 +75,13 @@ class Choices:
 
     @cached_property
     def groups(self) -> dict[str, list[str]]:
-        """Group (`model`, `model/position`) to its options, sorted."""
+        """Group (`model`, `model/position`) to its options, sorted.
+
+        A file whose name begins with `_` is no option, but what others of the group share.
+        """
         found: dict[str, list[str]] = {}
         for group, name in sorted(self.files):
-            if group:
+            if group and not name.startswith("_"):
                 found.setdefault(group, []).append(name)
         return found
 

@@ -22,12 +22,14 @@ class Key:
     default: what the family's code takes where config.json says nothing
     values: theirs to ours where these are called differently; no other value can be expressed. Of
         two for one of ours, the first is written
+    also: another name of it, which some versions write
     """
 
     ours: str
     theirs: str
     default: Any = REQUIRED
     values: Mapping[Any, Any] | None = None
+    also: str | None = None
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,8 @@ ROUTER = "llm.moe.router.TopKRouter"
 #: `model.KEY=VALUE` beside `model.init_from` sets them.
 TRAINING: dict[str, Any] = {
     "model.dropout": 0.0,
+    "model.init": "gpt2",
+    "model.base_d_model": 128,
     "moe.balance_loss": 0.01,
     "moe.z_loss": 0.0,
     "moe.router.jitter": 0.0,
@@ -116,11 +120,31 @@ _PLAIN: dict[str, Any] = {
     "auto_map": None,
 }
 
-_SHARED = {"model._target_": "llm.model.transformer.Transformer", "model.init_from": None}
-_LLAMA_FIXED = {**_SHARED, "model.norm": "rmsnorm"}
-_DENSE_LLAMA_FIXED = {**_LLAMA_FIXED, "model.qk_norm": "none", "moe._target_": DENSE}
+_SHARED: dict[str, Any] = {
+    "model._target_": "llm.model.transformer.Transformer",
+    "model.norm_position": "pre",
+    "model.n_sinks": 0,
+    "model.attention_softcap": None,
+    "model.logit_softcap": None,
+    "model.parametrization": "standard",
+}
+_NO_WINDOW: dict[str, Any] = {"model.window": None}
+_ALL_ALIKE: dict[str, Any] = {
+    "model.moe_every": 1,
+    "model.dense_first": 0,
+    "model.d_ff_dense": None,
+}
+_NO_BIAS = {"attention_bias": False, "mlp_bias": False}
+_LLAMA_FIXED = {
+    **_SHARED,
+    **_ALL_ALIKE,
+    "model.norm": "rmsnorm",
+    "model.qk_norm": "none",
+    "moe._target_": DENSE,
+}
 _EXPERTS_FIXED = {
-    **_LLAMA_FIXED,
+    **_SHARED,
+    "model.norm": "rmsnorm",
     "model.bias": False,
     "moe._target_": MOE,
     "moe.router._target_": ROUTER,
@@ -188,9 +212,19 @@ _MLP_EXPERTS = _expert_names("mlp.gate", "mlp.experts", "gate_proj", "up_proj", 
 _ANGLES = (r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq",)
 
 
-_HEAD_DIM = Special(
-    ("head_dim",), ("model.head_dim",), special.read_head_dim, special.write_head_dim
-)
+def _head_dim(
+    write: Callable[[dict[str, Any]], dict[str, Any]] = special.write_head_dim,
+) -> Special:
+    return Special(("head_dim",), ("model.head_dim",), special.read_head_dim, write)
+
+
+def _window(default: int | None) -> Special:
+    return Special(
+        ("sliding_window",),
+        ("model.window",),
+        lambda theirs: special.read_window(theirs, default),
+        special.write_window,
+    )
 
 
 def _rope(base: float) -> Special:
@@ -229,10 +263,12 @@ GPT2 = Family(
     ),
     fixed={
         **_SHARED,
+        **_NO_WINDOW,
+        **_ALL_ALIKE,
         "model.norm": "layernorm",
         "model.bias": True,
         "model.qk_norm": "none",
-        "model.n_kv_heads": None,
+        "model.head_dim": None,
         "model.position._target_": "llm.model.position.Learned",
         "moe._target_": DENSE,
     },
@@ -242,7 +278,14 @@ GPT2 = Family(
         "scale_attn_by_inverse_layer_idx": False,
         "reorder_and_upcast_attn": False,
     },
-    specials=(Special(("n_inner",), ("model.d_ff",), special.read_n_inner, special.write_n_inner),),
+    specials=(
+        Special(
+            ("n_inner",),
+            ("model.d_ff", "model.n_kv_heads"),
+            special.read_gpt2,
+            special.write_gpt2,
+        ),
+    ),
     harmless=(
         "n_ctx",
         "summary_type",
@@ -292,9 +335,20 @@ LLAMA = Family(
         Key("model.bias", "attention_bias", False),
         Key("model.bias", "mlp_bias", False),
     ),
-    fixed=_DENSE_LLAMA_FIXED,
+    fixed={**_LLAMA_FIXED, **_NO_WINDOW},
     plain={**_PLAIN, "sliding_window": None},
-    specials=(_HEAD_DIM, _rope(10_000.0)),
+    specials=(_head_dim(special.write_dividing_heads), _rope(10_000.0)),
+    names=_llama_names(*_DENSE_NAMES),
+    unread=_ANGLES,
+)
+
+MISTRAL = Family(
+    "mistral",
+    "MistralForCausalLM",
+    keys=(*_LLAMA_KEYS, _WIDTH, _kv_heads(8)),
+    fixed={**_LLAMA_FIXED, "model.bias": False},
+    plain={**_PLAIN, **_NO_BIAS, "layer_types": None},
+    specials=(_head_dim(), _window(4096), _rope(10_000.0)),
     names=_llama_names(*_DENSE_NAMES),
     unread=_ANGLES,
 )
@@ -309,14 +363,78 @@ MIXTRAL = Family(
         Key("moe.n_experts", "num_local_experts", 8),
         Key("moe.top_k", "num_experts_per_tok", 2),
     ),
-    fixed={**_EXPERTS_FIXED, "model.qk_norm": "none", "moe.router.renormalize": True},
-    plain={**_PLAIN, "attention_bias": False, "sliding_window": None},
-    specials=(_HEAD_DIM, _rope(1_000_000.0)),
+    fixed={
+        **_EXPERTS_FIXED,
+        **_ALL_ALIKE,
+        "model.qk_norm": "none",
+        "moe.router.renormalize": True,
+    },
+    plain={**_PLAIN, **_NO_BIAS},
+    specials=(_head_dim(), _window(None), _rope(1_000_000.0)),
     names=_llama_names(
         *_expert_names("block_sparse_moe.gate", "block_sparse_moe.experts", "w1", "w3", "w2")
     ),
     unread=_ANGLES,
 )
 
+OLMOE = Family(
+    "olmoe",
+    "OlmoeForCausalLM",
+    keys=(
+        *_LLAMA_KEYS,
+        _WIDTH,
+        _kv_heads(None),
+        Key("moe.n_experts", "num_experts", 64),
+        Key("moe.top_k", "num_experts_per_tok", 8),
+        Key("moe.router.renormalize", "norm_topk_prob", False),
+    ),
+    fixed={
+        **_EXPERTS_FIXED,
+        **_ALL_ALIKE,
+        **_NO_WINDOW,
+        "model.qk_norm": "projection",
+        "model.head_dim": None,
+    },
+    plain={**_PLAIN, "attention_bias": False, "clip_qkv": None, "sliding_window": None},
+    specials=(_rope(10_000.0),),
+    names=_llama_names(*_MLP_EXPERTS),
+    unread=_ANGLES,
+)
+
+QWEN3_MOE = Family(
+    "qwen3_moe",
+    "Qwen3MoeForCausalLM",
+    keys=(
+        *_LLAMA_KEYS,
+        Key("model.d_ff", "moe_intermediate_size", 768),
+        _kv_heads(4),
+        Key("moe.n_experts", "num_experts", 128, also="num_local_experts"),
+        Key("moe.top_k", "num_experts_per_tok", 8),
+        Key("moe.router.renormalize", "norm_topk_prob", False),
+    ),
+    fixed={**_EXPERTS_FIXED, "model.qk_norm": "head"},
+    plain={**_PLAIN, "attention_bias": False},
+    specials=(
+        _head_dim(),
+        Special(
+            ("sliding_window", "use_sliding_window", "max_window_layers"),
+            ("model.window",),
+            lambda theirs: special.read_switched_window(theirs, 4096),
+            special.write_switched_window,
+        ),
+        Special(
+            ("decoder_sparse_step", "mlp_only_layers", "intermediate_size"),
+            ("model.moe_every", "model.dense_first", "model.d_ff_dense"),
+            special.read_dense_layers,
+            special.write_dense_layers,
+        ),
+        _rope(10_000.0),
+    ),
+    names=_llama_names(*_DENSE_NAMES, *_MLP_EXPERTS),
+    unread=_ANGLES,
+)
+
 #: In the order in which an export tries them.
-FAMILIES = {family.model_type: family for family in (GPT2, LLAMA, MIXTRAL)}
+FAMILIES = {
+    family.model_type: family for family in (GPT2, LLAMA, MISTRAL, MIXTRAL, OLMOE, QWEN3_MOE)
+}

@@ -7,7 +7,7 @@ from typing import Any
 from llm.config.choices import leaves
 from llm.config.errors import Refused
 from llm.config.schema import holds_node, locate, schema_of
-from llm.hf.families import FAMILIES, HARMLESS, REQUIRED, TRAINING, Family, Key
+from llm.hf.families import DENSE, FAMILIES, HARMLESS, MOE, REQUIRED, TRAINING, Family, Key
 
 Flat = dict[str, Any]  # dotted key of ours to value, `_target_`s included
 
@@ -30,7 +30,7 @@ def from_theirs(theirs: dict[str, Any], family: Family) -> tuple[dict[str, Any],
 
     Raises Refused with the first key that we cannot reproduce; none is passed over.
     """
-    known = {key.theirs for key in family.keys} | {"vocab_size"}
+    known = {name for key in family.keys for name in (key.theirs, key.also)} | {"vocab_size"}
     known |= {name for special in family.specials for name in special.theirs}
     for name, value in theirs.items():
         if name in family.plain and value != family.plain[name]:
@@ -38,7 +38,9 @@ def from_theirs(theirs: dict[str, Any], family: Family) -> tuple[dict[str, Any],
             raise Refused(f"{name}: is {value!r}; only {wanted!r} can be reproduced here")
         if name not in known and name not in family.plain and name not in _harmless(family):
             raise Refused(f"{name}: {value!r} is not known here, nor whether it changes the model")
-    flat = {**TRAINING, **family.fixed}
+    has_experts = family.fixed["moe._target_"] == MOE
+    flat = {k: v for k, v in TRAINING.items() if has_experts or not k.startswith("moe.")}
+    flat |= family.fixed
     names: dict[str, str] = {}
     for key in family.keys:
         value = _read(key, theirs)
@@ -61,7 +63,7 @@ def _harmless(family: Family) -> frozenset[str]:
 
 
 def _read(key: Key, theirs: Mapping[str, Any]) -> Any:
-    value = theirs.get(key.theirs, key.default)
+    value = theirs.get(key.theirs, theirs.get(key.also or "", key.default))
     if value is REQUIRED:
         raise Refused(f"{key.theirs}: is missing")
     if key.values is None:
@@ -86,8 +88,11 @@ def _nested(flat: Flat, room: str) -> dict[str, Any]:
 
 
 def _checked(node: dict[str, Any], path: str, names: Mapping[str, str]) -> dict[str, Any]:
-    """The node as its class's signature wants it; what it does not take is left out."""
+    """The node as its class's signature wants it."""
     schema = schema_of(locate(node["_target_"]))
+    for key in node:
+        if key not in schema.keys and key != "_target_":
+            raise TypeError(f"the family's table sets {path}.{key}, which is no key of ours")
     checked: dict[str, Any] = {"_target_": node["_target_"]}
     for key, parameter in schema.keys.items():
         here = f"{path}.{key}"
@@ -104,12 +109,37 @@ def _checked(node: dict[str, Any], path: str, names: Mapping[str, str]) -> dict[
     return checked
 
 
+def canonical(config: Mapping[str, Any]) -> Flat:
+    """Dotted keys of our config, in one spelling of each function.
+
+    What `null` stands for is filled in, and what has no effect is neutral.
+    """
+    flat = dict(leaves({"model": config["model"], "moe": config["moe"]}, ""))
+    width, heads = flat["model.d_model"], flat["model.n_heads"]
+    flat["model.n_kv_heads"] = flat["model.n_kv_heads"] or heads
+    if width % heads == 0 and flat["model.head_dim"] == width // heads:
+        flat["model.head_dim"] = None
+    window = flat["model.window"]
+    if isinstance(window, list):
+        seen = {window[layer % len(window)] for layer in range(flat["model.n_layers"])}
+        if len(seen) == 1:
+            flat["model.window"] = window = seen.pop()
+    if window is None:
+        flat["model.n_sinks"] = 0
+    alike = flat["model.d_ff_dense"] in (None, flat["model.d_ff"])
+    if flat["moe._target_"] == DENSE and alike:
+        flat |= {"model.moe_every": 1, "model.dense_first": 0}
+    if flat["model.moe_every"] == 1 and flat["model.dense_first"] == 0:
+        flat["model.d_ff_dense"] = None
+    return flat
+
+
 def to_theirs(config: Mapping[str, Any], vocab_size: int) -> tuple[Family, dict[str, Any]]:
     """The first family that can express our config, and its config.json.
 
     Raises Refused with the key that is in the way of the family that comes nearest.
     """
-    flat = dict(leaves({"model": config["model"], "moe": config["moe"]}, ""))
+    flat = canonical(config)
     nearest: list[str] | None = None
     for family in FAMILIES.values():
         theirs, problems = _write(flat, family)

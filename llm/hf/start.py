@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llm.config.choices import leaves
 from llm.config.errors import Refused
 from llm.hf.families import TRAINING
-from llm.hf.special import ROPE
+from llm.hf.mapping import canonical
+from llm.hf.special import ROPES
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from llm.tokenizer.base import Tokenizer
 
 #: Settings of training, which may differ from those of the start.
-_FREE = {*TRAINING, "model.init_std"}
+_FREE = {*TRAINING, "model.init_std"} - {"model.base_d_model"}
 _CONTEXT = "model.max_seq_len"
 _TABLE = "position.weight"
 
@@ -45,7 +45,7 @@ class Start:
 
     def agree(self, config: Mapping[str, Any]) -> None:
         """Refuse the first key of the architecture that differs from the start's."""
-        mine, wanted = _flat(config), _flat(self.nodes)
+        mine, wanted = canonical(config), canonical(self.nodes)
         for key in [*wanted, *(key for key in mine if key not in wanted)]:
             here, there = mine.get(key), wanted.get(key)
             if here == there or key in _FREE or self._may_differ(key, mine, wanted):
@@ -59,18 +59,24 @@ class Start:
         if key == _CONTEXT:
             return _TABLE not in self.weights or mine[key] < wanted[key]
         kinds = {flat.get("model.position._target_") for flat in (mine, wanted)}
-        return key.startswith("model.position.") and kinds == {ROPE}
+        return key.startswith("model.position.") and kinds <= {
+            target for target, _ in ROPES.values()
+        }
 
     def check_vocabulary(self, tokenizer: "Tokenizer") -> None:
         """Refuse a tokenizer that gives ids another meaning than the weights learned."""
         n_ids = self.weights["embedding"].shape[0]
         remedy = f"take the tokenizer that {self.path} was trained with"
         if tokenizer.vocab_size != n_ids:
-            raise Refused(f"has {tokenizer.vocab_size} ids, and the weights {n_ids}; {remedy}", "tokenizer")
+            raise Refused(
+                f"has {tokenizer.vocab_size} ids, and the weights {n_ids}; {remedy}", "tokenizer"
+            )
         for token in range(n_ids):
             here, there = tokenizer.token_bytes(token), self._bytes_of(token)
             if there is not None and here != there:
-                raise Refused(f"id {token} is {here!r}, and in the start {there!r}; {remedy}", "tokenizer")
+                raise Refused(
+                    f"id {token} is {here!r}, and in the start {there!r}; {remedy}", "tokenizer"
+                )
 
     def _bytes_of(self, token: int) -> bytes | None:
         """What an id stands for, None where it is special or not known."""
@@ -137,7 +143,11 @@ def _listed_tokens(path: Path) -> dict[int, bytes] | None:
     try:
         special = {added["id"] for added in content.get("added_tokens") or []}
         vocabulary = content["model"]["vocab"]
-        pairs = vocabulary.items() if isinstance(vocabulary, dict) else [(t, i) for i, (t, _) in enumerate(vocabulary)]
+        pairs = (
+            vocabulary.items()
+            if isinstance(vocabulary, dict)
+            else [(t, i) for i, (t, _) in enumerate(vocabulary)]
+        )
         found = {}
         for text, token in pairs:
             if token not in special:
@@ -163,12 +173,3 @@ def _run(path: Path, which: Any, plugins: list[str]) -> Start:
     for name in sorted(weights):
         digest.update(f"{name} {checksum(weights[name])}\n".encode())
     return Start(path, nodes, weights, digest.hexdigest()[:16], run.tokenizer, None)
-
-
-def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted keys of the architecture, with what `null` stands for filled in."""
-    flat = dict(leaves({room: config[room] for room in ("model", "moe")}, ""))
-    flat["model.n_kv_heads"] = flat.get("model.n_kv_heads") or flat["model.n_heads"]
-    if not flat.get("model.head_dim"):
-        flat["model.head_dim"] = flat["model.d_model"] // flat["model.n_heads"]
-    return flat

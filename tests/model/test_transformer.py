@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from llm.config.errors import Refused
+from llm.model.places import Places
 from tests.toy_models import STYLES, VOCAB, randomised, tokens, transformer
 
 D, HEADS, FF = 16, 4, 24
@@ -98,12 +99,12 @@ def test_normalised_queries_and_keys_by_hand():
     future = torch.ones(7, 7, dtype=torch.bool).triu(1)
     y = scores.masked_fill(future, -torch.inf).softmax(-1) @ v.repeat_interleave(2, 1)
     expected = y.transpose(1, 2).flatten(2) @ attention.out.weight.T
-    mine = attention(x, places, model.position, None, 0, None)
+    mine = attention(x, Places.of(0, 7, x.device), model.position)
     torch.testing.assert_close(mine, expected, atol=1e-5, rtol=1e-4)
     # so the size of what comes in does not matter
     attention.query.weight.data *= 100
     torch.testing.assert_close(
-        attention(x, places, model.position, None, 0, None), expected, atol=1e-3, rtol=1e-3
+        attention(x, Places.of(0, 7, x.device), model.position), expected, atol=1e-3, rtol=1e-3
     )
 
 
