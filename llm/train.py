@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from llm.data.prepare import Prepared
     from llm.evaluate import Examination
     from llm.hardware.machine import Machine
+    from llm.hf.start import Start
     from llm.runs.directory import Run
 
 
@@ -35,6 +36,7 @@ class Setup(NamedTuple):
     exam: "Examination"
     machine: "Machine"
     run: "Run"
+    start: "Start | None"  # weights of another model
 
 
 def train(job: Job) -> None:
@@ -65,9 +67,11 @@ def prepare_run(job: Job) -> Setup:
     from llm.config.instantiate import instantiate
     from llm.data.prepare import prepare
     from llm.evaluate import examination
+    from llm.hf.start import begin_from
     from llm.runs.directory import claim
     from llm.runs.identity import code_hash, config_hash, git_state, run_id, versions
 
+    job, start = begin_from(job)
     config, names, plugins = job.config, job.chosen, job.config["plugins"]
     machine = instantiate(config["hardware"], "hardware", plugins).resolve()
     for group in ("tracking", "optimizer"):
@@ -85,24 +89,30 @@ def prepare_run(job: Job) -> Setup:
     outputs = Path(config["outputs"])
     data_name = f"{names['data']}-{names['tokenizer']}"
     prepared = prepare(corpus, tokenizer, config["tokenizer"], data_name, outputs / "data")
+    if start is not None:
+        start.check_vocabulary(prepared.tokenizer)
     exam = examination(
         prepared, corpus, config["model"]["max_seq_len"], config["train"]["eval_tokens"]
     )
     identity = {**job.validated.identity, "hardware": machine.facts()}
+    stem = [names["model"], names["moe"]] if start is None else [start.name]
+    if start is not None:
+        identity["init_from"] = start.fingerprint
     facts = {
         "state": "running",
         "config_hash": config_hash(identity),
         "code_hash": code_hash(),
         "data_fingerprint": prepared.fingerprint,
         "sweep": job.sweep,
+        **({} if start is None else {"init_from": start.fingerprint}),
         "versions": versions(),
         **git_state(),
         **machine.facts(),
     }
-    name = run_id([names["model"], names["moe"], names["data"]], identity, prepared.fingerprint)
+    name = run_id([*stem, names["data"]], identity, prepared.fingerprint)
     rules = config["run"]
     run = claim(outputs / "runs", name, config, facts, rules["existing"], rules["code_changed"])
-    return Setup(config, corpus, prepared, exam, machine, run)
+    return Setup(config, corpus, prepared, exam, machine, run, start)
 
 
 def _train(setup: Setup, job: Job) -> None:
@@ -123,7 +133,7 @@ def _train(setup: Setup, job: Job) -> None:
     from llm.tracking.log import MetricLog, PerfLog
     from llm.tracking.progress import Progress
 
-    config, corpus, prepared, exam, machine, run = setup
+    config, corpus, prepared, exam, machine, run, start = setup
     settings, seed, plugins = config["train"], config["seed"], config["plugins"]
     seq_len = config["model"]["max_seq_len"]
     hardware = instantiate(config["hardware"], "hardware", plugins)
@@ -133,6 +143,8 @@ def _train(setup: Setup, job: Job) -> None:
     threads = hardware.start(run.facts.get("threads"))
     tokenizers.save(prepared.tokenizer, run.folder)
     model = build_model(config, prepared.tokenizer.vocab_size, plugins, machine.device)
+    if start is not None:
+        start.fill(model)
     optimizer, scaler = recipe.optimizer(model), machine.scaler()
     order = TrainOrder(prepared.tokens("train"), seq_len, seed)
     micro_rows, micro_steps = settings["batch_size"], settings["grad_accum_steps"]

@@ -92,6 +92,10 @@ class Choices:
             self._load(group, name, file) for (group, name), file in self.files.items() if group
         ]
 
+    def option(self, group: str, name: str) -> Option:
+        """One option of a group."""
+        return self._load(group, name, self.files[group, name])
+
     def _load(self, group: str, name: str, file: Path) -> Option:
         package = _PACKAGE.search(file.read_text(encoding="utf-8", errors="replace"))
         place = package[1] if package else group.replace("/", ".")

@@ -4,12 +4,14 @@ A sweep's typing mistakes are refused before its first job. What only appears in
 (`top_k` above `n_experts`) is refused by the job that has it, in one line, while the others run.
 """
 
+import copy
 import hashlib
 import json
 import sys
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,8 @@ class Job:
 
     validated: Validated
     sweep: str | None = None  # name of the multirun
+    #: The same command, where other nodes stand below what was typed: see `starting_from`.
+    over: Callable[[dict[str, Any]], Validated] | None = None
 
     @property
     def config(self) -> dict[str, Any]:
@@ -38,6 +42,14 @@ class Job:
     @property
     def chosen(self) -> dict[str, str]:
         return self.validated.chosen
+
+    def starting_from(self, nodes: dict[str, Any]) -> "Job":
+        """This job with `nodes` in place of what YAML files say there; what was typed stays.
+
+        A group that was typed (`model=gpt2`) keeps its room's node as it was composed.
+        """
+        assert self.over is not None
+        return Job(self.over(nodes), self.sweep)
 
 
 class Jobs:
@@ -77,7 +89,9 @@ class Jobs:
         words = self.typed_words(overrides)
         problem: Exception | None = None
         try:
-            self.task(Job(self.validated(config, hydra_config, words), self.sweep))
+            raw, chosen = self.composed(config, hydra_config)
+            over = partial(self.over, raw, chosen, words)
+            self.task(Job(self.validated(config, hydra_config, words), self.sweep, over))
         except Refused as refusal:  # a constructor's, perhaps: name its key as it was typed
             problem = Refused(refusal.message, words.get(refusal.key or "", refusal.key))
         except OSError as error:  # the disk or the network, not a bug: no traceback
@@ -107,12 +121,43 @@ class Jobs:
         values = [o for o in self.typed if not o.is_group]
         return {o.key: own.get(o.key, o.text) if len(o.values) > 1 else o.text for o in values}
 
-    def validated(self, config: DictConfig, hydra_config: Any, words: dict[str, str]) -> Validated:
+    def composed(self, config: DictConfig, hydra_config: Any) -> tuple[Any, dict[str, str]]:
+        """The config as plain dicts, and group to option."""
         chosen = {k: v for k, v in hydra_config.runtime.choices.items() if isinstance(v, str)}
         try:
             raw: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
         except MISTAKES as error:
             raise Refused(one_line(error, self.choices)) from None
+        return raw, chosen
+
+    def validated(self, config: DictConfig, hydra_config: Any, words: dict[str, str]) -> Validated:
+        raw, chosen = self.composed(config, hydra_config)
+        return validate(raw, self.choices, chosen, words, self.plugins(raw))
+
+    def over(
+        self,
+        raw: dict[str, Any],
+        chosen: dict[str, str],
+        words: dict[str, str],
+        nodes: dict[str, Any],
+    ) -> Validated:
+        """`Job.starting_from`: validated anew."""
+        raw, chosen = copy.deepcopy(raw), dict(chosen)
+        groups = {override.key for override in self.typed if override.is_group}
+        for room, node in nodes.items():
+            if room in groups:
+                continue
+            composed, raw[room] = raw[room], copy.deepcopy(node)
+            typed = [key for key in words if key.startswith(f"{room}.")]
+            for group in [g for g in chosen if g.startswith(f"{room}/")]:
+                option = self.choices.option(group, chosen.pop(group))
+                if group in groups and option.place == room:  # model/style: some keys of the room
+                    typed += [f"{room}.{key}" for key in option.node]
+                elif group in groups:
+                    typed.append(option.place)
+            chosen.pop(room, None)
+            for key in sorted(typed, key=len):  # a node before what was typed within it
+                _copy(composed, raw[room], key.split(".")[1:])
         return validate(raw, self.choices, chosen, words, self.plugins(raw))
 
     def plugins(self, raw: dict[str, Any]) -> list[str]:
@@ -172,6 +217,13 @@ class Jobs:
             counts = f"{refused} refused, {failed} failed"
             print(f"{self.command}: of {len(codes)} jobs {counts}: {outcomes}", file=sys.stderr)
         return 1 if 1 in codes else 2 if 2 in codes else 0
+
+
+def _copy(source: dict[str, Any], target: dict[str, Any], path: list[str]) -> None:
+    """Set in `target` what stands in `source` at `path`."""
+    for part in path[:-1]:
+        source, target = source[part], target.setdefault(part, {})
+    target[path[-1]] = copy.deepcopy(source[path[-1]])
 
 
 def _sweep_name(typed: list[Typed]) -> str:

@@ -103,14 +103,6 @@ class Weights:
             raise Refused(f"{where} is damaged: it holds numbers that are not finite")
         return tensor
 
-    def fingerprint(self) -> str:
-        """A hash of the contents of all files."""
-        digest = hashlib.sha256()
-        for file in sorted(self.files):
-            with file.open("rb") as opened:
-                digest.update(hashlib.file_digest(opened, "sha256").digest())
-        return digest.hexdigest()[:16]
-
 
 def _files(folder: Path) -> dict[Path, list[str] | None]:
     """The safetensors files of a folder, with the tensors that an index says each holds."""

@@ -129,11 +129,10 @@ def write_gpt2(ours: Mapping[str, Any]) -> dict[str, Any]:
 
 def read_head_dim(theirs: Mapping[str, Any]) -> dict[str, Any]:
     """Null where it is the usual one, which most files spell out."""
-    width, heads, given = (
-        theirs.get(name) for name in ("hidden_size", "num_attention_heads", "head_dim")
-    )
-    numbers = isinstance(width, int) and isinstance(heads, int) and isinstance(given, int)
-    return {"model.head_dim": None if numbers and given * heads == width else given}
+    given, heads = theirs.get("head_dim"), theirs.get("num_attention_heads")
+    if isinstance(given, int) and isinstance(heads, int):
+        given = None if given * heads == theirs.get("hidden_size") else given
+    return {"model.head_dim": given}
 
 
 def write_head_dim(ours: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,8 +5,10 @@ must agree, but for what does not change the function that the weights compute, 
 context.
 """
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,7 @@ from llm.hf.special import ROPES
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from llm.config.jobs import Job
     from llm.tokenizer.base import Tokenizer
 
 #: Settings of training, which may differ from those of the start.
@@ -33,15 +36,24 @@ class Start:
     path: Path
     nodes: dict[str, Any]  # `model` and `moe`
     weights: dict[str, "Tensor"]
-    fingerprint: str
     tokenizer: "Tokenizer | None"
     tokens: dict[int, bytes] | None  # of a tokenizer that is not ours
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of the weights: a run and its export have the same."""
+        from llm.hf.folder import checksum
+
+        digest = hashlib.sha256()
+        for name in sorted(self.weights):
+            digest.update(f"{name} {checksum(self.weights[name])}\n".encode())
+        return digest.hexdigest()[:16]
 
     @property
     def name(self) -> str:
         """For the run's id."""
-        letters = (c if c.isascii() and (c.isalnum() or c in "._") else "_" for c in self.path.name)
-        return "from_" + "".join(letters).strip("._")[:40]
+        letters = (c if c.isascii() and (c.isalnum() or c in "._-") else "_" for c in self.path.name)
+        return "from_" + "".join(letters).strip("._-")[:40]
 
     def agree(self, config: Mapping[str, Any]) -> None:
         """Refuse the first key of the architecture that differs from the start's."""
@@ -58,10 +70,9 @@ class Start:
     def _may_differ(self, key: str, mine: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
         if key == _CONTEXT:
             return _TABLE not in self.weights or mine[key] < wanted[key]
-        kinds = {flat.get("model.position._target_") for flat in (mine, wanted)}
-        return key.startswith("model.position.") and kinds <= {
-            target for target, _ in ROPES.values()
-        }
+        kinds = {flat["model.position._target_"] for flat in (mine, wanted)}
+        scaled = key.startswith("model.position.") and key != "model.position.base"
+        return scaled and kinds <= {target for target, _ in ROPES.values()}
 
     def check_vocabulary(self, tokenizer: "Tokenizer") -> None:
         """Refuse a tokenizer that gives ids another meaning than the weights learned."""
@@ -74,9 +85,8 @@ class Start:
         for token in range(n_ids):
             here, there = tokenizer.token_bytes(token), self._bytes_of(token)
             if there is not None and here != there:
-                raise Refused(
-                    f"id {token} is {here!r}, and in the start {there!r}; {remedy}", "tokenizer"
-                )
+                difference = f"id {token} is {here!r}, and there it is {there!r}"
+                raise Refused(f"{difference}; {remedy}", "tokenizer")
 
     def _bytes_of(self, token: int) -> bytes | None:
         """What an id stands for, None where it is special or not known."""
@@ -92,6 +102,21 @@ class Start:
         model.load_state_dict(weights)
 
 
+def begin_from(job: "Job") -> tuple["Job", Start | None]:
+    """The job with the architecture that `model.init_from` brings, and the weights; or as it was.
+
+    Raises:
+        Refused: the folder cannot be opened, or what was typed contradicts it
+    """
+    typed = job.config["model"].get("init_from")
+    if typed is None:
+        return job, None
+    start = open_start(typed, Path(job.config["outputs"]), job.config["plugins"])
+    job = job.starting_from(start.nodes)
+    start.agree(job.config)
+    return job, start
+
+
 def open_start(typed: str, outputs: Path, plugins: list[str]) -> Start:
     """What `model.init_from` names: a folder of public format, a run (its id), or a checkpoint.
 
@@ -104,36 +129,27 @@ def open_start(typed: str, outputs: Path, plugins: list[str]) -> Start:
 
     path, which = find_run(typed, outputs)
     try:
-        if (path / "config.json").exists() or not _is_run(path):
-            return _public(path)
-        return _run(path, which, plugins)
+        is_run = (path / "run.json").exists() or (path / "checksums.json").exists()
+        start = _run(path, which, plugins) if is_run else _public(path)
     except Refused as refusal:
         raise Refused(str(refusal), "model.init_from") from None
-
-
-def _is_run(path: Path) -> bool:
-    return (path / "run.json").exists() or (path / "checksums.json").exists()
+    start.nodes["model"] = {**start.nodes["model"], "init_from": typed}
+    return start
 
 
 def _public(path: Path) -> Start:
-    from llm.hf.folder import Weights
     from llm.hf.interchange import load, load_tokenizer
 
     if not path.is_dir():
         raise Refused(f"there is no folder and no run {path}")
     model = load(path)
-    with Weights(path) as weights:
-        fingerprint = weights.fingerprint()
     tokenizer = load_tokenizer(path)
     tokens = None if tokenizer else _listed_tokens(path)
-    return Start(path, model.config, model.state_dict(), fingerprint, tokenizer, tokens)
+    return Start(path, model.config, model.state_dict(), tokenizer, tokens)
 
 
 def _listed_tokens(path: Path) -> dict[int, bytes] | None:
-    """The bytes of each id of a byte-level tokenizer.json, special ids left out.
-
-    b"" where it is no byte-level one, which none of our tokenizers can match.
-    """
+    """What tokenizer.json says each id stands for, special ids left out; None without one."""
     from llm.hf.folder import read_json
     from llm.hf.tokenizer_json import as_bytes
 
@@ -143,33 +159,16 @@ def _listed_tokens(path: Path) -> dict[int, bytes] | None:
     try:
         special = {added["id"] for added in content.get("added_tokens") or []}
         vocabulary = content["model"]["vocab"]
-        pairs = (
-            vocabulary.items()
-            if isinstance(vocabulary, dict)
-            else [(t, i) for i, (t, _) in enumerate(vocabulary)]
-        )
-        found = {}
-        for text, token in pairs:
-            if token not in special:
-                try:
-                    found[token] = as_bytes(text)
-                except KeyError:
-                    found[token] = text.encode()
-        return found
+        if not isinstance(vocabulary, dict):  # of a Unigram model: pairs of text and score
+            vocabulary = {text: token for token, (text, _) in enumerate(vocabulary)}
+        return {token: as_bytes(text) for text, token in vocabulary.items() if token not in special}
     except (KeyError, TypeError, ValueError, AttributeError):
         raise Refused(f"{path / 'tokenizer.json'} is no vocabulary") from None
 
 
 def _run(path: Path, which: Any, plugins: list[str]) -> Start:
-    from llm.hf.folder import checksum
     from llm.runs.reopen import load_run
 
     run = load_run(path, which=which, plugins=plugins)
-    weights = run.model.state_dict()
     nodes = {room: run.config[room] for room in ("model", "moe")}
-    import hashlib
-
-    digest = hashlib.sha256()
-    for name in sorted(weights):
-        digest.update(f"{name} {checksum(weights[name])}\n".encode())
-    return Start(path, nodes, weights, digest.hexdigest()[:16], run.tokenizer, None)
+    return Start(path, nodes, run.model.state_dict(), run.tokenizer, None)

@@ -27,6 +27,7 @@ def byte_characters() -> list[str]:
 
 
 _CHARACTERS = byte_characters()
+_VALUES = {character: value for value, character in enumerate(_CHARACTERS)}
 
 
 def as_text(token: bytes) -> str:
@@ -34,9 +35,11 @@ def as_text(token: bytes) -> str:
 
 
 def as_bytes(token: str) -> bytes:
-    """The bytes that a byte-level token stands for; KeyError where it is none."""
-    values = {character: value for value, character in enumerate(_CHARACTERS)}
-    return bytes(values[character] for character in token)
+    """The bytes that a byte-level token stands for; those of its text where it is none."""
+    values = [_VALUES.get(character) for character in token]
+    if None in values:
+        return token.encode()
+    return bytes(value for value in values if value is not None)
 
 
 def merges_of(ranks: Mapping[bytes, int]) -> list[tuple[bytes, bytes]]:
