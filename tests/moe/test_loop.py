@@ -1,4 +1,4 @@
-"""What the training loop does for the experts: any split is equal, and the bias is in checkpoints."""
+"""What the training loop does for the experts: any split is equal, the bias is in checkpoints."""
 
 import pytest
 import torch
