@@ -120,7 +120,7 @@ class _GroupedLinear(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(x_MI, weight_EIO, ends_E)
         ctx.has_bias = bias_EO is not None
-        if not _takes_grouped_mm(x_MI, weight_EIO):
+        if not _grouped_mm_takes(x_MI, weight_EIO):
             compiling = torch.compiler.is_compiling()
             return (_loop_op if compiling else _loop)(x_MI, weight_EIO, bias_EO, ends_E)
         y_MO = F.grouped_mm(x_MI, weight_EIO, offs=ends_E)
@@ -132,7 +132,7 @@ class _GroupedLinear(torch.autograd.Function):
     def backward(ctx: Any, d_MO: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:
         x_MI, weight_EIO, ends_E = ctx.saved_tensors
         d_MO = d_MO.contiguous()
-        if not _takes_grouped_mm(x_MI, weight_EIO):
+        if not _grouped_mm_takes(x_MI, weight_EIO):
             compiling = torch.compiler.is_compiling()
             backward = _loop_backward_op if compiling else _loop_backward
             has_bias = ctx.has_bias
@@ -150,7 +150,7 @@ class _GroupedLinear(torch.autograd.Function):
         return d_x_MI, d_weight_EIO, sums_EO[:n], None
 
 
-def _takes_grouped_mm(x_MI: Tensor, weight_EIO: Tensor) -> bool:
+def _grouped_mm_takes(x_MI: Tensor, weight_EIO: Tensor) -> bool:
     """Whether grouped_mm can, and should: on CUDA, in bfloat16, with rows of whole 16 bytes."""
     aligned = weight_EIO.shape[1] % 8 == 0 and weight_EIO.shape[2] % 8 == 0
     return aligned and x_MI.is_cuda and x_MI.dtype is torch.bfloat16

@@ -127,7 +127,7 @@ def test_grouped_products_and_the_loop_agree(monkeypatch, bias):
     ends_E = torch.tensor([4, 4, 9, 12, 17, 17], dtype=torch.int32)
     results = []
     for take in (True, False):
-        monkeypatch.setattr(experts_module, "_takes_grouped_mm", lambda *_, take=take: take)
+        monkeypatch.setattr(experts_module, "_grouped_mm_takes", lambda *_, take=take: take)
         leaf = x_MD.clone().requires_grad_()
         layer.zero_grad()
         y_MD = layer(leaf, ends_E)
