@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 
+from llm.config.errors import Refused
 from llm.config.instantiate import instantiate
+from llm.layers.noise import number_places
 from llm.model.accounting import Account, account
 from llm.model.transformer import Transformer
 
@@ -28,6 +30,10 @@ def build_model(
         vocab_size: of the tokenizer
         device: "meta" builds without memory, to check and to count
     """
+    if config["moe"].get("init") == "upcycle" and not config["model"].get("init_from"):
+        raise Refused(
+            "is upcycle, which needs a dense checkpoint to start from: model.init_from", "moe.init"
+        )
     torch.manual_seed(config["seed"])
     with torch.device("meta" if str(device) == "meta" else "cpu"):
         feed_forward = instantiate(config["moe"], "moe", plugins)
@@ -35,6 +41,7 @@ def build_model(
         model = make(vocab_size, feed_forward)
     # What it was made from, so that it can be written in a public format (llm.hf.save).
     model.config = {room: config[room] for room in ("model", "moe")}
+    number_places(model)
     return model.to(device)
 
 

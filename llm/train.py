@@ -68,6 +68,7 @@ def prepare_run(job: Job) -> Setup:
     from llm.data.prepare import prepare
     from llm.evaluate import examination
     from llm.hf.start import begin_from
+    from llm.moe.layer import caveats
     from llm.runs.directory import claim
     from llm.runs.identity import code_hash, config_hash, git_state, run_id, versions
 
@@ -77,12 +78,12 @@ def prepare_run(job: Job) -> Setup:
     for group in ("tracking", "optimizer"):
         instantiate(config[group], group, plugins)
     try:
-        build_model(config, 256, plugins, device="meta")
+        model = build_model(config, 256, plugins, device="meta")
     except RuntimeError as error:  # sizes beyond what a tensor can count
         raise Refused(f"model: cannot be built: {str(error).splitlines()[0]}") from None
     corpus = instantiate(config["data"], "data", plugins)
     tokenizer = instantiate(config["tokenizer"], "tokenizer", plugins)
-    for note in job.validated.notes:
+    for note in [*job.validated.notes, *caveats(model)]:
         print(note, file=sys.stderr)
 
     # The data's fingerprint is part of the run's identity.
@@ -125,6 +126,7 @@ def _train(setup: Setup, job: Job) -> None:
     from llm.evaluate import acceptance, examine
     from llm.hardware.profile import profiler
     from llm.hardware.signals import StopSignals
+    from llm.moe.balance import after_step
     from llm.moe.statistics import summarise
     from llm.report.card import card, sample_texts
     from llm.runs import checkpoint
@@ -233,6 +235,7 @@ def _train(setup: Setup, job: Job) -> None:
                 )
                 n_targets = int((batch.targets_RT >= 0).sum())
                 loss_sum: Tensor | float = 0.0
+                load_LE: Tensor | None = None  # what the step sends each expert of each layer
                 optimizer.zero_grad(set_to_none=True)
                 for micro in range(micro_steps):
                     part = slice(micro * micro_rows, (micro + 1) * micro_rows)
@@ -240,12 +243,14 @@ def _train(setup: Setup, job: Job) -> None:
                     targets_BT = torch.from_numpy(batch.targets_RT[part]).to(machine.device)
                     with machine.autocast():
                         output = model(tokens_BT, targets_BT)
-                    # Tokens weigh equally whatever the split into micro-steps; so do the
-                    # auxiliary losses, which are means over the tokens of their micro-step.
-                    share = output.n_tokens / n_targets
-                    loss = output.loss_sum / n_targets + share * sum(output.aux.values())
-                    scaler.scale(loss).backward()
+                    # Targets weigh equally whatever the split into micro-steps; so do sequences
+                    # in the auxiliary losses, which are means over those of their micro-step.
+                    aux = sum(output.aux.values()) / micro_steps
+                    scaler.scale(output.loss_sum / n_targets + aux).backward()
                     loss_sum = loss_sum + output.loss_sum.detach()
+                    if "load_E" in output.router:
+                        load = output.router["load_E"]
+                        load_LE = load if load_LE is None else load_LE + load
                 scaler.unscale_(optimizer)
                 norm = clip_grad_norm_(model.parameters(), settings["clip_norm"] or math.inf)
                 train_loss = float(loss_sum) / n_targets
@@ -253,6 +258,7 @@ def _train(setup: Setup, job: Job) -> None:
                     raise Failed(_diagnosis(run, step, train_loss, lr, machine.precision))
                 scaler.step(optimizer)
                 scaler.update()
+                after_step(model, load_LE)
                 step, tokens = step + 1, tokens + n_targets
                 trace.step()
 

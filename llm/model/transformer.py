@@ -84,7 +84,7 @@ class Block(nn.Module):
             return fed._replace(y_BTD=self.feed_forward_norm(x_BTD + fed.y_BTD))
         attended_BTD = self.attention(self.attention_norm(x_BTD), places, position, cache)
         x_BTD = x_BTD + self.dropout(attended_BTD)
-        fed = self.feed_forward(self.feed_forward_norm(x_BTD))
+        fed = self.feed_forward(self.feed_forward_norm(x_BTD), decoding=cache is not None)
         return fed._replace(y_BTD=x_BTD + fed.y_BTD)
 
 
