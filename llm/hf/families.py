@@ -80,8 +80,14 @@ TRAINING: dict[str, Any] = {
     "model.dropout": 0.0,
     "model.init": "gpt2",
     "model.base_d_model": 128,
+    "moe.capacity_factor": None,
+    "moe.overflow": "residual",
     "moe.balance_loss": 0.01,
+    "moe.importance_loss": 0.1,
+    "moe.load_loss": 0.1,
     "moe.z_loss": 0.0,
+    "moe.bias_update": 0.001,
+    "moe.init": "random",
     "moe.router.jitter": 0.0,
     "moe.router.init_scale": 0.1,
     "model.init_from": None,
@@ -147,7 +153,15 @@ _EXPERTS_FIXED = {
     "model.norm": "rmsnorm",
     "model.bias": False,
     "moe._target_": MOE,
+    "moe.granularity": 1,
+    "moe.n_shared": 0,
+    "moe.choice": "token",
+    "moe.eval_capacity_factor": None,
+    "moe.balance": "switch",  # in canonical spelling: any losses, no bias
     "moe.router._target_": ROUTER,
+    "moe.router.scores": "softmax",
+    "moe.router.scale": 1.0,
+    "moe.router.noise": False,
 }
 
 _GATES = {"silu": "swiglu", "swish": "swiglu", "gelu": "geglu"}

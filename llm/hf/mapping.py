@@ -131,7 +131,22 @@ def canonical(config: Mapping[str, Any]) -> Flat:
         flat |= {"model.moe_every": 1, "model.dense_first": 0}
     if flat["model.moe_every"] == 1 and flat["model.dense_first"] == 0:
         flat["model.d_ff_dense"] = None
+    else:
+        flat["model.d_ff_dense"] = flat["model.d_ff_dense"] or flat["model.d_ff"]
+    if flat["moe._target_"] == MOE:
+        _canonical_experts(flat)
     return flat
+
+
+def _canonical_experts(flat: Flat) -> None:
+    """Fine-grained experts counted as they are, and one name for each way to weigh them."""
+    m = flat["moe.granularity"]
+    flat |= {"moe.n_experts": m * flat["moe.n_experts"], "moe.top_k": m * flat["moe.top_k"]}
+    flat |= {"model.d_ff": flat["model.d_ff"] // m, "moe.granularity": 1}
+    if "bias" not in flat["moe.balance"].split("+"):  # losses are training's alone
+        flat["moe.balance"] = "switch"
+    if flat.get("moe.router.scores") == "softmax_after_topk":
+        flat |= {"moe.router.scores": "softmax", "moe.router.renormalize": True}
 
 
 def to_theirs(config: Mapping[str, Any], vocab_size: int) -> tuple[Family, dict[str, Any]]:

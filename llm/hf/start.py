@@ -13,19 +13,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm.config.errors import Refused
-from llm.hf.families import TRAINING
+from llm.hf.families import DENSE, TRAINING
 from llm.hf.mapping import canonical
 from llm.hf.special import ROPES
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from llm.config.jobs import Job
+    from llm.model.transformer import Transformer
     from llm.tokenizer.base import Tokenizer
 
 #: Settings of training, which may differ from those of the start.
 _FREE = {*TRAINING, "model.init_std"} - {"model.base_d_model"}
 _CONTEXT = "model.max_seq_len"
+_WHERE_EXPERTS = ("model.moe_every", "model.dense_first")
 _TABLE = "position.weight"
 
 
@@ -52,15 +54,20 @@ class Start:
     @property
     def name(self) -> str:
         """For the run's id."""
-        letters = (c if c.isascii() and (c.isalnum() or c in "._-") else "_" for c in self.path.name)
+        letters = (
+            c if c.isascii() and (c.isalnum() or c in "._-") else "_" for c in self.path.name
+        )
         return "from_" + "".join(letters).strip("._-")[:40]
 
     def agree(self, config: Mapping[str, Any]) -> None:
         """Refuse the first key of the architecture that differs from the start's."""
         mine, wanted = canonical(config), canonical(self.nodes)
+        upcycled = mine.get("moe.init") == "upcycle" and wanted["moe._target_"] == DENSE
         for key in [*wanted, *(key for key in mine if key not in wanted)]:
             here, there = mine.get(key), wanted.get(key)
             if here == there or key in _FREE or self._may_differ(key, mine, wanted):
+                continue
+            if upcycled and (key.startswith("moe.") or key in _WHERE_EXPERTS):
                 continue
             hint = ""
             if key == _CONTEXT:
@@ -94,9 +101,16 @@ class Start:
             return self.tokenizer.token_bytes(token)
         return None if self.tokens is None else self.tokens.get(token)
 
-    def fill(self, model: "nn.Module") -> None:
-        """Copy the weights; of a table of positions, as many as there are."""
+    def fill(self, model: "Transformer") -> None:
+        """Copy the weights; of a table of positions, as many as there are.
+
+        With `moe.init=upcycle` the experts are copies of the start's feed-forward parts.
+        """
         weights = dict(self.weights)
+        if model.config["moe"].get("init") == "upcycle" and self.nodes["moe"]["_target_"] == DENSE:
+            from llm.moe.upcycle import upcycle
+
+            weights = upcycle(weights, model)
         if _TABLE in weights:
             weights[_TABLE] = weights[_TABLE][: model.get_parameter(_TABLE).shape[0]]
         model.load_state_dict(weights)
