@@ -97,7 +97,7 @@ def _checked(node: dict[str, Any], path: str, names: Mapping[str, str]) -> dict[
     for key, parameter in schema.keys.items():
         here = f"{path}.{key}"
         if key not in node and parameter.default is MISSING:
-            raise Refused(f"{here} has no value in the family's table")
+            raise Refused(f"{names.get(here, here)}: {key} is missing")
         value = node.get(key, parameter.default)
         if holds_node(parameter.annotation) and isinstance(value, dict):
             checked[key] = _checked(value, here, names)

@@ -32,7 +32,7 @@ ROPES: dict[str, tuple[str, dict[str, str]]] = {
         },
     ),
 }
-ROPE_THEIRS = ("rope_parameters", "rope_scaling", "rope_theta", "partial_rotary_factor")
+ROPE_THEIRS = ("rope_scaling", "rope_parameters", "rope_theta", "partial_rotary_factor")
 ROPE_OURS = (
     f"{_ROOM}._target_",
     f"{_ROOM}.base",
