@@ -118,8 +118,7 @@ def open_prepared(folder: Path, plugins: tuple[str, ...] = ()) -> Prepared:
 
 def _make(corpus: Corpus, tokenizer: Tokenizer, mark: str, name: str, folder: Path) -> None:
     if tokenizer.needs_fit:
-        texts = () if corpus.pieces is not None else _texts(corpus, f"{name}: vocabulary")
-        tokenizer.fit(texts, corpus.pieces)
+        tokenizer.fit(training_texts(corpus, f"{name}: vocabulary"), corpus.pieces)
     tokenizers.save(tokenizer, folder)
     dtype = np.dtype("uint16" if tokenizer.vocab_size <= 2**16 else "uint32")
     counts = _write_tokens(corpus, tokenizer, dtype, name, folder)
@@ -148,8 +147,11 @@ def _make(corpus: Corpus, tokenizer: Tokenizer, mark: str, name: str, folder: Pa
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
 
 
-def _texts(corpus: Corpus, label: str) -> Iterator[str]:
-    return (document.text for document in _shown(corpus.documents(), label))
+def training_texts(corpus: Corpus, label: str) -> Iterator[str]:
+    """What a vocabulary is chosen from; nothing is read before the first is asked for."""
+    for document in _shown(corpus.documents(), label):
+        if document.split == "train":
+            yield document.text
 
 
 def _shown(documents: Iterator[Document], label: str) -> Iterator[Document]:
