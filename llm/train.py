@@ -312,7 +312,7 @@ def _train(setup: Setup, job: Job) -> None:
 
 
 def _extent(
-    budget: Budget, rows_per_step: int, seq_len: int, rows_per_epoch: int, flops_per_token: int
+    budget: Budget, rows_per_step: int, seq_len: int, rows_per_epoch: float, flops_per_token: int
 ) -> tuple[int | None, float]:
     """Steps in all (None where the clock decides), and what one step takes off the budget."""
     tokens = rows_per_step * seq_len
