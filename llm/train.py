@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from llm.data.corpus import Corpus
+    from llm.data.mixture import Mixture, PreparedMixture
     from llm.data.prepare import Prepared
     from llm.evaluate import Examination
     from llm.hardware.machine import Machine
@@ -30,8 +31,8 @@ class Setup(NamedTuple):
     """Everything that is decided before step 0."""
 
     config: dict[str, Any]
-    corpus: "Corpus"
-    prepared: "Prepared"
+    corpus: "Corpus | Mixture"
+    prepared: "Prepared | PreparedMixture"
     exam: "Examination"
     machine: "Machine"
     run: "Run"
@@ -63,7 +64,7 @@ def prepare_run(job: Job) -> Setup:
     """Refuse what can be refused, prepare the data, and claim the run."""
     from llm.build import build_model
     from llm.config.instantiate import instantiate
-    from llm.data.prepare import prepare
+    from llm.data.mixture import prepare_data
     from llm.evaluate import examination
     from llm.runs.directory import claim
     from llm.runs.identity import code_hash, config_hash, git_state, run_id, versions
@@ -83,10 +84,14 @@ def prepare_run(job: Job) -> Setup:
 
     # The data's fingerprint is part of the run's identity.
     outputs = Path(config["outputs"])
-    data_name = f"{names['data']}-{names['tokenizer']}"
-    prepared = prepare(corpus, tokenizer, config["tokenizer"], data_name, outputs / "data")
+    data_names = (names["data"], names["tokenizer"])
+    prepared = prepare_data(corpus, tokenizer, config["tokenizer"], data_names, outputs / "data")
     exam = examination(
-        prepared, corpus, config["model"]["max_seq_len"], config["train"]["eval_tokens"]
+        prepared,
+        corpus,
+        config["model"]["max_seq_len"],
+        config["train"]["eval_tokens"],
+        config["data"]["document_mask"],
     )
     identity = {**job.validated.identity, "hardware": machine.facts()}
     facts = {
@@ -111,8 +116,9 @@ def _train(setup: Setup, job: Job) -> None:
 
     from llm.build import account_for, build_model
     from llm.config.instantiate import instantiate
-    from llm.data.batches import TrainOrder, mix
-    from llm.evaluate import acceptance, examine
+    from llm.data.batches import mix
+    from llm.data.mixture import training_order
+    from llm.evaluate import acceptance, examine, to_device
     from llm.hardware.profile import profiler
     from llm.hardware.signals import StopSignals
     from llm.moe.statistics import summarise
@@ -134,14 +140,14 @@ def _train(setup: Setup, job: Job) -> None:
     tokenizers.save(prepared.tokenizer, run.folder)
     model = build_model(config, prepared.tokenizer.vocab_size, plugins, machine.device)
     optimizer, scaler = recipe.optimizer(model), machine.scaler()
-    order = TrainOrder(prepared.tokens("train"), seq_len, seed)
+    order = training_order(prepared, seq_len, seed)
     micro_rows, micro_steps = settings["batch_size"], settings["grad_accum_steps"]
     rows_per_step = micro_rows * micro_steps
     costs = account_for(config, model)
     run.update(threads=threads, floor=exam.floor, **asdict(costs))
 
     # Where it stands: a few numbers, all of them in each checkpoint.
-    step, tokens, best = 0, 0, math.inf
+    step, tokens, documents, best = 0, 0, 0, math.inf
     seconds = step_seconds = 0.0
     metrics_bytes = 0
     found, damaged = checkpoint.newest(run.checkpoints)
@@ -158,6 +164,7 @@ def _train(setup: Setup, job: Job) -> None:
             found.state["tokens"],
             found.state["metrics_bytes"],
         )
+        documents = found.state.get("documents", 0)
         seconds, step_seconds = found.state["seconds"], found.state["step_seconds"]
         best = math.inf if found.state["best"] is None else found.state["best"]
         print(f"going on with {run.folder} from step {step}", file=sys.stderr)
@@ -170,6 +177,7 @@ def _train(setup: Setup, job: Job) -> None:
         """Checkpoint now; where the disk refuses and it is not needed yet, say so and go on."""
         facts = {
             "tokens": tokens,
+            "documents": documents,
             "seconds": seconds,
             "step_seconds": step_seconds,
             "metrics_bytes": log.sync(),
@@ -216,18 +224,18 @@ def _train(setup: Setup, job: Job) -> None:
                 lr = recipe.lr_at(step, spent / budget.amount)
                 for group in optimizer.param_groups:
                     group["lr"] = lr
-                batch = order.rows(
-                    0 if settings["overfit"] else step * rows_per_step, rows_per_step
-                )
+                first_row = 0 if settings["overfit"] else step * rows_per_step
+                batch = order.rows(first_row, rows_per_step)
                 n_targets = int((batch.targets_RT >= 0).sum())
                 loss_sum: Tensor | float = 0.0
                 optimizer.zero_grad(set_to_none=True)
                 for micro in range(micro_steps):
                     part = slice(micro * micro_rows, (micro + 1) * micro_rows)
-                    tokens_BT = torch.from_numpy(batch.tokens_RT[part]).to(machine.device)
-                    targets_BT = torch.from_numpy(batch.targets_RT[part]).to(machine.device)
+                    tokens_BT, targets_BT, documents_BT = to_device(
+                        batch, part, machine.device, config["data"]["document_mask"]
+                    )
                     with machine.autocast():
-                        output = model(tokens_BT, targets_BT)
+                        output = model(tokens_BT, targets_BT, document_ids_BT=documents_BT)
                     # Tokens weigh equally whatever the split into micro-steps; so do the
                     # auxiliary losses, which are means over the tokens of their micro-step.
                     share = output.n_tokens / n_targets
@@ -242,6 +250,9 @@ def _train(setup: Setup, job: Job) -> None:
                 scaler.step(optimizer)
                 scaler.update()
                 step, tokens = step + 1, tokens + n_targets
+                # A document is read where its end-of-text is predicted.
+                documents += int((batch.targets_RT == prepared.tokenizer.eot).sum())
+                epochs = order.epochs(first_row + rows_per_step)
                 trace.step()
 
                 now = time.monotonic()
@@ -252,7 +263,8 @@ def _train(setup: Setup, job: Job) -> None:
                     "train/loss": train_loss,
                     "train/grad_norm": float(norm),
                     "train/lr": lr,
-                    "data/epoch": step * rows_per_step / order.rows_per_epoch,
+                    "data/documents": documents,
+                    **{f"data/epoch/{name}".rstrip("/"): epoch for name, epoch in epochs.items()},
                     **summarise(output.router),
                 }
 

@@ -79,8 +79,17 @@ def trained_groups() -> dict[str, list[str]]:
 def small(row: dict[str, str]) -> list[str]:
     """The keys of SMALL that the options of this row have."""
     chosen = [option for option in CHOICES.options if row.get(option.group) == option.name]
-    keys = {f"{option.place}.{key}" for option in chosen for key in option.node}
-    return [f"{key}={value}" for key, value in SMALL.items() if key in keys]
+    places = [(option.place, option) for option in chosen]
+    # and those of the options that stand within one
+    within = {place: (o.group, name) for o in chosen for place, name in o.inner.items()}
+    known = {(option.group, option.name): option for option in CHOICES.options}
+    places += [(place, known[name]) for place, name in within.items()]
+    return [
+        f"{place}.{key.removeprefix(option.place + '.')}={value}"
+        for place, option in places
+        for key, value in SMALL.items()
+        if key in {f"{option.place}.{own}" for own in option.node}
+    ]
 
 
 def typed(row: dict[str, str]) -> list[str]:
