@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 COMMIT = "5" * 40
+_API = r"/api/datasets/([^/]+/[^/]+)(?:/(\w[\w-]*)(?:/([^/]+)(?:/(.*))?)?)?"
 
 
 class Hub(ThreadingHTTPServer):
@@ -33,7 +34,7 @@ class Hub(ThreadingHTTPServer):
         self.cut_after: int | None = None
         self.sent = 0
         self.log: list[str] = []
-        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
     @property
     def url(self) -> str:
@@ -44,7 +45,8 @@ class Hub(ThreadingHTTPServer):
 
     def downloads(self) -> list[str]:
         """Paths of the files whose content was asked for, in order."""
-        return [line.split("/resolve/")[1] for line in self.log if line.startswith("GET") and "/resolve/" in line]
+        asked = [line for line in self.log if line.startswith("GET") and "/resolve/" in line]
+        return [line.split("/resolve/")[1].split("/", 1)[1] for line in asked]
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -72,48 +74,55 @@ class _Handler(BaseHTTPRequestHandler):
         if self.server.cut_after is not None and self.server.sent >= self.server.cut_after:
             self.close_connection = True
             return
-        if match := re.fullmatch(r"/api/datasets/([^/]+/[^/]+)(?:/(\w[\w-]*)(?:/([^/]+)(?:/(.*))?)?)?", path):
+        if match := re.fullmatch(_API, path):
             self._api(*match.groups(), body=body)
         elif match := re.fullmatch(r"/datasets/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             self._file(*match.groups())
         else:
-            self._json({"error": "not found"}, 404)
+            self._error(404, "NotFound", "no such route")
 
     def _allowed(self, repo: str, revision: str | None) -> bool:
         if repo in self.server.gated:
-            error = f"Access to dataset {repo} is restricted. You must be authenticated to access it."
-            self._json({"error": error}, 401, {"X-Error-Code": "GatedRepo", "X-Error-Message": error})
+            self._error(401, "GatedRepo", f"Access to dataset {repo} is restricted.")
         elif not (self.server.root / repo).is_dir():
-            error = "Repository not found"
-            self._json({"error": error}, 401, {"X-Error-Code": "RepoNotFound", "X-Error-Message": error})
+            self._error(401, "RepoNotFound", "Repository not found")
         elif revision not in (None, "main", COMMIT):
-            error = f"Invalid rev id: {revision}"
-            self._json({"error": error}, 404, {"X-Error-Code": "RevisionNotFound", "X-Error-Message": error})
+            self._error(404, "RevisionNotFound", f"Invalid rev id: {revision}")
         else:
             return True
         return False
 
-    def _api(self, repo: str, what: str | None, revision: str | None, under: str | None, body: bytes) -> None:
+    def _error(self, status: int, code: str, message: str) -> None:
+        self._json({"error": message}, status, {"X-Error-Code": code, "X-Error-Message": message})
+
+    def _api(
+        self, repo: str, what: str | None, revision: str | None, under: str | None, body: bytes
+    ) -> None:
         if not self._allowed(repo, revision):
             return
         files = sorted(f for f in (self.server.root / repo).rglob("*") if f.is_file())
         names = [f.relative_to(self.server.root / repo).as_posix() for f in files]
         if what in (None, "revision"):
             siblings = [{"rfilename": name} for name in names]
-            facts = {"_id": "1", "id": repo, "sha": COMMIT, "siblings": siblings, "tags": [], "downloads": 1}
-            self._json({**facts, "private": False, "gated": False, "disabled": False, "likes": 0})
+            facts = {"_id": "1", "id": repo, "sha": COMMIT, "siblings": siblings, "tags": []}
+            facts |= {"private": False, "gated": False, "disabled": False}
+            self._json({**facts, "downloads": 1, "likes": 0})
         elif what == "tree":
-            entries = [self._entry(repo, name) for name in names if name.startswith(f"{under}/" if under else "")]
+            prefix = f"{under}/" if under else ""
+            entries = [self._entry(repo, name) for name in names if name.startswith(prefix)]
             if "recursive=true" not in self.path.lower():
-                entries = self._one_level(entries, f"{under}/" if under else "")
-            self._json(entries, 200 if entries else 404, {} if entries else {"X-Error-Code": "EntryNotFound"})
+                entries = self._one_level(entries, prefix)
+            if entries:
+                self._json(entries)
+            else:
+                self._error(404, "EntryNotFound", f"{under} does not exist")
         elif what == "paths-info":
-            wanted = json.loads(body)["paths"] if body[:1] == b"{" else []
+            wanted = json.loads(body)["paths"]
             folders = {p for name in names for p in map(str, Path(name).parents)}
-            found = [self._entry(repo, p) if p in names else self._folder(p) for p in wanted if p in names or p in folders]
-            self._json(found)
+            found = [self._entry(repo, path) for path in wanted if path in names]
+            self._json([*found, *(self._folder(path) for path in wanted if path in folders)])
         else:
-            self._json({"error": "not found"}, 404)
+            self._error(404, "NotFound", "no such route")
 
     def _one_level(self, entries: list[dict], prefix: str) -> list[dict]:
         found: dict[str, dict] = {}
@@ -124,21 +133,26 @@ class _Handler(BaseHTTPRequestHandler):
         return list(found.values())
 
     def _folder(self, path: str) -> dict:
-        return {"type": "directory", "path": path, "oid": hashlib.sha1(path.encode()).hexdigest(), "size": 0}
+        oid = hashlib.sha1(path.encode()).hexdigest()
+        return {"type": "directory", "path": path, "oid": oid, "size": 0}
 
     def _entry(self, repo: str, name: str) -> dict:
         content = (self.server.root / repo / name).read_bytes()
-        return {"type": "file", "path": name, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
+        oid = hashlib.sha1(content).hexdigest()
+        return {"type": "file", "path": name, "size": len(content), "oid": oid}
 
     def _file(self, repo: str, revision: str, name: str) -> None:
         if not self._allowed(repo, revision):
             return
         file = self.server.root / repo / name
         if not file.is_file():
-            self._json({"error": "Entry not found"}, 404, {"X-Error-Code": "EntryNotFound"})
+            self._error(404, "EntryNotFound", "Entry not found")
             return
         content = file.read_bytes()
-        headers = {"X-Repo-Commit": COMMIT, "ETag": f'"{hashlib.sha1(content).hexdigest()}"', "Accept-Ranges": "bytes"}
+        # Large files have their SHA-256 as ETag there, small ones a SHA-1.
+        kind = hashlib.sha256 if name.endswith(".parquet") else hashlib.sha1
+        headers = {"X-Repo-Commit": COMMIT, "ETag": f'"{kind(content).hexdigest()}"'}
+        headers["Accept-Ranges"] = "bytes"
         status = 200
         if match := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
             first = int(match[1])
@@ -147,8 +161,11 @@ class _Handler(BaseHTTPRequestHandler):
             content, status = content[first : last + 1], 206
         self._send(status, content, {"Content-Type": "application/octet-stream", **headers})
 
-    def _json(self, value: object, status: int = 200, headers: dict[str, str] | None = None) -> None:
-        self._send(status, json.dumps(value).encode(), {"Content-Type": "application/json", **(headers or {})})
+    def _json(
+        self, value: object, status: int = 200, headers: dict[str, str] | None = None
+    ) -> None:
+        content = json.dumps(value).encode()
+        self._send(status, content, {"Content-Type": "application/json", **(headers or {})})
 
     def _send(self, status: int, content: bytes, headers: dict[str, str]) -> None:
         self.send_response(status)

@@ -52,7 +52,9 @@ class Custom:
             raise Refused("name your text: data.path=FILE_OR_FOLDER", "path")
         self.paths = [Path(path).expanduser()]
         if not self.paths[0].exists():
-            self.paths = [Path(found) for found in sorted(glob.glob(str(self.paths[0]), recursive=True))]
+            self.paths = [
+                Path(found) for found in sorted(glob.glob(str(self.paths[0]), recursive=True))
+            ]
         if not self.paths:
             raise Refused(f"there is no {path}", "path")
         self.path, self.text_column, self.val_fraction = path, text_column, val_fraction

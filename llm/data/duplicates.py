@@ -3,6 +3,7 @@
 import hashlib
 import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from typing import IO
 
 import numpy as np
@@ -22,20 +23,17 @@ class Copies:
     """
 
     def __init__(self, stretches: Iterable[Stretch]):
-        parts: list[IO[bytes]] = [tempfile.TemporaryFile() for _ in range(PARTS)]
-        try:
+        with ExitStack() as stack:
+            # Without names on disk, so that nothing stays behind however the process ends.
+            parts = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(PARTS)]
             documents = 0
             for digest in _digests(stretches):
                 parts[digest[0] % PARTS].write(digest + documents.to_bytes(8, "little"))
                 documents += 1
-            # Without a name on disk, so that nothing stays behind however the process ends.
-            self._file = tempfile.TemporaryFile()
-            self._file.truncate(documents // 8 + 1)
-            self._bits = np.memmap(self._file, np.uint8)
+            bits = stack.enter_context(tempfile.TemporaryFile())
+            bits.truncate(documents // 8 + 1)
+            self._bits = np.memmap(bits, np.uint8)  # stays mapped when the file is closed
             self.count = sum(self._mark(part) for part in parts)
-        finally:
-            for part in parts:
-                part.close()
 
     def _mark(self, part: IO[bytes]) -> int:
         part.seek(0)

@@ -46,7 +46,7 @@ SPLITS = ("train", "val")
 #: Characters of text that a thread tokenizes at once.
 BATCH = 1 << 18
 #: Seconds of work that a death may cost.
-COMMIT_EVERY = 5.0
+COMMIT_EVERY = 2.0
 
 
 @dataclass(frozen=True)
@@ -235,9 +235,7 @@ def _texts(corpus: Corpus, bar: Any) -> Iterator[str]:
 def _bar(label: str) -> Any:
     from tqdm import tqdm
 
-    return tqdm(
-        desc=label, unit="B", unit_scale=True, leave=False, mininterval=0.5, disable=None
-    )
+    return tqdm(desc=label, unit="B", unit_scale=True, leave=False, mininterval=0.5, disable=None)
 
 
 def _write_tokens(corpus: Corpus, tokenizer: Tokenizer, shards: Shards, name: str) -> None:
@@ -247,12 +245,16 @@ def _write_tokens(corpus: Corpus, tokenizer: Tokenizer, shards: Shards, name: st
     documents = islice(corpus.documents(), shards.done, None)
     committed = time.monotonic()
     with _bar(f"{name}: tokens") as bar:
-        for encoded in _encoded(tokenizer, _batches(documents), shards.dtype):
-            shards.add(encoded)
-            bar.update(sum(document.n_bytes for document in encoded))
-            if time.monotonic() - committed >= COMMIT_EVERY:
-                shards.commit()
-                committed = time.monotonic()
+        try:
+            for encoded in _encoded(tokenizer, _batches(documents), shards.dtype):
+                shards.add(encoded)
+                bar.update(sum(document.n_bytes for document in encoded))
+                if time.monotonic() - committed >= COMMIT_EVERY:
+                    shards.commit()
+                    committed = time.monotonic()
+        except (Refused, KeyboardInterrupt):  # a network that stopped, say: lose nothing
+            shards.commit()
+            raise
     shards.commit(complete=True, left_out=dict(getattr(corpus, "left_out", {})))
 
 

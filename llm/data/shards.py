@@ -93,8 +93,8 @@ class Shards:
             "left_out": self.left_out,
         }
         temporary = self.journal.with_name(f"{self.journal.name}.tmp")
-        with temporary.open("w") as file:
-            json.dump(state, file)
+        with temporary.open("wb") as file:
+            file.write(json.dumps(state).encode())
             sync(file)
         os.replace(temporary, self.journal)
 
@@ -122,8 +122,8 @@ class Shards:
         if split not in self.counts:
             self.counts[split] = {"documents": 0, "tokens": 0, "bytes": 0}
             tokens.write_bytes(b"")
-            with starts.open("wb") as file:
-                _write_header(file, 0)
+            with starts.open("wb") as empty:
+                _write_header(empty, 0)
         counts = self.counts[split]
         pair = tokens.open("r+b"), starts.open("r+b")
         self._files[split] = pair
@@ -162,9 +162,7 @@ _HEADER = 128
 
 
 def _write_header(file: IO[bytes], length: int) -> None:
-    npy.write_array_header_1_0(
-        file, {"descr": "<i8", "fortran_order": False, "shape": (length,)}
-    )
+    npy.write_array_header_1_0(file, {"descr": "<i8", "fortran_order": False, "shape": (length,)})
     assert file.tell() == _HEADER
 
 

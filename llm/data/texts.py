@@ -1,4 +1,4 @@
-"""Documents as a stream of stretches, so that neither a corpus nor a document has to fit in memory."""
+"""Documents as a stream of stretches, so that none of them has to fit in memory."""
 
 import re
 from collections.abc import Iterable, Iterator
