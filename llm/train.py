@@ -64,8 +64,8 @@ def prepare_run(job: Job) -> Setup:
     """Refuse what can be refused, prepare the data, and claim the run."""
     from llm.build import build_model
     from llm.config.instantiate import instantiate
-    from llm.data.mixture import prepare_data
     from llm.evaluate import examination
+    from llm.prepare import prepare_data
     from llm.runs.directory import claim
     from llm.runs.identity import code_hash, config_hash, git_state, run_id, versions
 
@@ -77,15 +77,9 @@ def prepare_run(job: Job) -> Setup:
         build_model(config, 256, plugins, device="meta")
     except RuntimeError as error:  # sizes beyond what a tensor can count
         raise Refused(f"model: cannot be built: {str(error).splitlines()[0]}") from None
-    corpus = instantiate(config["data"], "data", plugins)
-    tokenizer = instantiate(config["tokenizer"], "tokenizer", plugins)
-    for note in job.validated.notes:
-        print(note, file=sys.stderr)
 
     # The data's fingerprint is part of the run's identity.
-    outputs = Path(config["outputs"])
-    data_names = (names["data"], names["tokenizer"])
-    prepared = prepare_data(corpus, tokenizer, config["tokenizer"], data_names, outputs / "data")
+    corpus, prepared = prepare_data(job)
     exam = examination(
         prepared,
         corpus,
@@ -106,7 +100,8 @@ def prepare_run(job: Job) -> Setup:
     }
     name = run_id([names["model"], names["moe"], names["data"]], identity, prepared.fingerprint)
     rules = config["run"]
-    run = claim(outputs / "runs", name, config, facts, rules["existing"], rules["code_changed"])
+    runs = Path(config["outputs"]) / "runs"
+    run = claim(runs, name, config, facts, rules["existing"], rules["code_changed"])
     return Setup(config, corpus, prepared, exam, machine, run)
 
 

@@ -73,7 +73,7 @@ class PreparedMixture:
         return next(iter(self.parts.values())).tokenizer
 
 
-def prepare_data(
+def prepare_parts(
     corpus: Corpus | Mixture,
     tokenizer: Tokenizer,
     tokenizer_node: dict[str, Any],

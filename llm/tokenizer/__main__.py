@@ -8,7 +8,6 @@ it there, with this very vocabulary.
 
 import itertools
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llm.config.entry import Job, main
@@ -29,25 +28,17 @@ def show(job: Job) -> None:
     """Print the vocabulary's size, bytes a token, the longest pieces and a sample."""
     import numpy as np
 
-    from llm.config.instantiate import instantiate
-    from llm.data.mixture import prepare_data
     from llm.data.prepare import Prepared
     from llm.generate.colour import wanted
+    from llm.prepare import prepare_data
 
-    config, plugins = job.config, job.config["plugins"]
-    corpus = instantiate(config["data"], "data", plugins)
-    tokenizer = instantiate(config["tokenizer"], "tokenizer", plugins)
-    for note in job.validated.notes:
-        print(note, file=sys.stderr)
-    names = (job.chosen["data"], job.chosen["tokenizer"])
-    root = Path(config["outputs"]) / "data"
-    prepared = prepare_data(corpus, tokenizer, config["tokenizer"], names, root)
+    _, prepared = prepare_data(job)
     parts = {"": prepared} if isinstance(prepared, Prepared) else prepared.parts
     tokenizer = prepared.tokenizer
 
     pieces = [tokenizer.token_bytes(i) for i in range(tokenizer.vocab_size)]
     lengths = np.array([len(piece) for piece in pieces])
-    print(f"vocabulary     {tokenizer.vocab_size:,} ids ({names[1]})")
+    print(f"vocabulary     {tokenizer.vocab_size:,} ids ({job.chosen['tokenizer']})")
     for name, part in parts.items():
         counts = np.bincount(part.tokens("val"), minlength=tokenizer.vocab_size)
         counts[tokenizer.eot] = 0
