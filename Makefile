@@ -18,7 +18,7 @@ STAMP := $(VENV)/.made
 SAY := @echo >&2
 
 .DEFAULT_GOAL := help
-.PHONY: help env train test test-all chat sweep bench bench-moe sizes lint format clean distclean
+.PHONY: help env train prepare data test test-all chat sweep bench bench-moe sizes lint format clean distclean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,12 @@ $(STAMP): pyproject.toml constraints.txt
 
 train: env ## Train a model; its last line is the run's directory
 	@$(PYTHON) -m llm.train $(ARGS)
+
+prepare: env ## Prepare a corpus without training: make prepare ARGS="data=tinystories"
+	@$(PYTHON) -m llm.prepare $(ARGS)
+
+data: env ## List what is prepared
+	@$(PYTHON) -m llm.data $(or $(ARGS),ls)
 
 chat: env ## Talk to the newest finished run
 	@$(PYTHON) -m llm.chat $(ARGS)

@@ -5,13 +5,15 @@ and nothing else.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from llm.data.batches import IGNORED, Batch, evaluation_rows
 from llm.data.corpus import Corpus, Instrument
+from llm.data.mixture import Mixture, PreparedMixture
 from llm.data.prepare import Prepared
 from llm.generate import TEMPERATURE, TOP_K
 from llm.generate.sampling import sample_rows
@@ -28,6 +30,8 @@ class Examination:
     floor_RT: np.ndarray | None  # true nats of each target
     skills_RT: np.ndarray | None
     skill_names: list[str]
+    parts: dict[str, "Examination"] = field(default_factory=dict)  # of a mixture, in row order
+    document_mask: bool = False  # rows are read as training reads them
 
     @property
     def n_tokens(self) -> int:
@@ -41,8 +45,38 @@ class Examination:
         return float(self.floor_RT[self.rows.targets_RT != IGNORED].sum() / self.n_tokens)
 
 
-def examination(prepared: Prepared, corpus: Corpus, seq_len: int, limit: int | None) -> Examination:
-    """The validation rows of a corpus for a model of context `seq_len`."""
+def examination(
+    prepared: Prepared | PreparedMixture,
+    corpus: Corpus | Mixture,
+    seq_len: int,
+    limit: int | None,
+    document_mask: bool = False,
+) -> Examination:
+    """The validation rows of a corpus for a model of context `seq_len`.
+
+    Those of a mixture are of all its parts, as many targets of each whatever the weights (fewer of
+    a part that has no more): runs of other proportions are judged on the same text.
+    """
+    if isinstance(prepared, Prepared):
+        assert not isinstance(corpus, Mixture)
+        exam = _examination(prepared, corpus, seq_len, limit)
+        return replace(exam, document_mask=document_mask)
+    assert isinstance(corpus, Mixture)
+    share = None if limit is None else max(1, limit // len(prepared.parts))
+    parts = {
+        name: _examination(part, corpus.corpora[name], seq_len, share)
+        for name, part in prepared.parts.items()
+    }
+    rows = Batch(*map(np.concatenate, zip(*(part.rows for part in parts.values()), strict=True)))
+    floors = [part.floor_RT for part in parts.values() if part.floor_RT is not None]
+    floor_RT = np.concatenate(floors) if len(floors) == len(parts) else None
+    n_bytes = sum(part.n_bytes for part in parts.values())
+    return Examination(rows, n_bytes, floor_RT, None, [], parts, document_mask)
+
+
+def _examination(
+    prepared: Prepared, corpus: Corpus, seq_len: int, limit: int | None
+) -> Examination:
     ids = prepared.tokens("val")
     rows = evaluation_rows(ids, prepared.document_starts("val"), seq_len, limit)
     counted = rows.targets_RT != IGNORED
@@ -64,40 +98,71 @@ def examination(prepared: Prepared, corpus: Corpus, seq_len: int, limit: int | N
 def examine(
     model: Transformer, exam: Examination, machine: Machine, batch_size: int
 ) -> dict[str, float]:
-    """Metrics `val/…` of `model`; the batch size changes none of them."""
+    """Metrics `val/…` of `model`; the batch size changes none of them.
+
+    Of each part of a mixture there are `val/loss/NAME`, `val/bpb/NAME` and, where it is known,
+    `val/floor/NAME`.
+    """
     was_training = model.training
     model.eval()
     nats_RT = np.zeros(exam.rows.tokens_RT.shape)
     for first in range(0, len(nats_RT), batch_size):
         part = slice(first, first + batch_size)
-        tokens_BT = torch.from_numpy(exam.rows.tokens_RT[part]).to(machine.device)
-        targets_BT = torch.from_numpy(exam.rows.targets_RT[part]).to(machine.device)
+        tokens_BT, targets_BT, documents_BT = to_device(
+            exam.rows, part, machine.device, exam.document_mask
+        )
         with machine.autocast():
-            output = model(tokens_BT, targets_BT)
+            output = model(tokens_BT, targets_BT, document_ids_BT=documents_BT)
         assert output.nats_BT is not None
         nats_RT[part] = output.nats_BT.double().cpu().numpy()
     model.train(was_training)
+    metrics = _metrics(exam, nats_RT)
+    first = 0
+    for name, part_exam in exam.parts.items():
+        last = first + len(part_exam.rows.tokens_RT)
+        found = _metrics(part_exam, nats_RT[first:last])
+        kept = {k: found[f"val/{k}"] for k in ("loss", "bpb", "floor") if f"val/{k}" in found}
+        metrics |= {f"val/{key}/{name}": value for key, value in kept.items()}
+        first = last
+    return metrics
+
+
+def to_device(
+    rows: Batch, part: slice, device: torch.device | str, document_mask: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Tokens, targets and, where documents are kept apart, document ids of some rows: (B, T)."""
+    chosen = [rows.tokens_RT, rows.targets_RT, *([rows.documents_RT] if document_mask else [])]
+    moved = [torch.from_numpy(array_RT[part]).to(device) for array_RT in chosen]
+    return moved[0], moved[1], moved[2] if document_mask else None
+
+
+def _metrics(exam: Examination, nats_RT: np.ndarray) -> dict[str, float]:
     counted = exam.rows.targets_RT != IGNORED
     total = float(nats_RT[counted].sum())
     metrics = {
         "val/loss": total / exam.n_tokens,
         "val/bpb": total / math.log(2) / max(exam.n_bytes, 1),
     }
-    if exam.floor_RT is not None and exam.skills_RT is not None:
-        floor = exam.floor
-        assert floor is not None
-        metrics["val/floor"] = floor
-        metrics["val/excess"] = metrics["val/loss"] - floor
-        above = nats_RT - exam.floor_RT
-        for index, name in enumerate(exam.skill_names):
-            here = counted & (exam.skills_RT == index)
-            metrics[f"val/excess/{name}"] = float(above[here].sum()) / exam.n_tokens
-            metrics[f"val/share/{name}"] = float(here.sum()) / exam.n_tokens
+    if exam.floor_RT is None:
+        return metrics
+    floor = exam.floor
+    assert floor is not None
+    metrics["val/floor"] = floor
+    metrics["val/excess"] = metrics["val/loss"] - floor
+    above = nats_RT - exam.floor_RT
+    for index, name in enumerate(exam.skill_names):
+        here = counted & (exam.skills_RT == index)
+        metrics[f"val/excess/{name}"] = float(above[here].sum()) / exam.n_tokens
+        metrics[f"val/share/{name}"] = float(here.sum()) / exam.n_tokens
     return metrics
 
 
 def acceptance(
-    model: Transformer, prepared: Prepared, corpus: Corpus, seed: int, count: int = 200
+    model: Transformer,
+    prepared: Prepared | PreparedMixture,
+    corpus: Corpus | Mixture,
+    seed: int,
+    count: int = 200,
 ) -> dict[str, float]:
     """The share of `count` documents written by the model that an instrument accepts.
 

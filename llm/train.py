@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from llm.data.corpus import Corpus
+    from llm.data.mixture import Mixture, PreparedMixture
     from llm.data.prepare import Prepared
     from llm.evaluate import Examination
     from llm.hardware.machine import Machine
@@ -31,8 +32,8 @@ class Setup(NamedTuple):
     """Everything that is decided before step 0."""
 
     config: dict[str, Any]
-    corpus: "Corpus"
-    prepared: "Prepared"
+    corpus: "Corpus | Mixture"
+    prepared: "Prepared | PreparedMixture"
     exam: "Examination"
     machine: "Machine"
     run: "Run"
@@ -65,10 +66,10 @@ def prepare_run(job: Job) -> Setup:
     """Refuse what can be refused, prepare the data, and claim the run."""
     from llm.build import build_model
     from llm.config.instantiate import instantiate
-    from llm.data.prepare import prepare
     from llm.evaluate import examination
     from llm.hf.start import begin_from
     from llm.moe.layer import caveats
+    from llm.prepare import prepare_data
     from llm.runs.directory import claim
     from llm.runs.identity import code_hash, config_hash, git_state, run_id, versions
 
@@ -81,19 +82,19 @@ def prepare_run(job: Job) -> Setup:
         model = build_model(config, 256, plugins, device="meta")
     except RuntimeError as error:  # sizes beyond what a tensor can count
         raise Refused(f"model: cannot be built: {str(error).splitlines()[0]}") from None
-    corpus = instantiate(config["data"], "data", plugins)
-    tokenizer = instantiate(config["tokenizer"], "tokenizer", plugins)
-    for note in [*job.validated.notes, *caveats(model)]:
+    for note in caveats(model):
         print(note, file=sys.stderr)
 
     # The data's fingerprint is part of the run's identity.
-    outputs = Path(config["outputs"])
-    data_name = f"{names['data']}-{names['tokenizer']}"
-    prepared = prepare(corpus, tokenizer, config["tokenizer"], data_name, outputs / "data")
+    corpus, prepared = prepare_data(job)
     if start is not None:
         start.check_vocabulary(prepared.tokenizer)
     exam = examination(
-        prepared, corpus, config["model"]["max_seq_len"], config["train"]["eval_tokens"]
+        prepared,
+        corpus,
+        config["model"]["max_seq_len"],
+        config["train"]["eval_tokens"],
+        config["data"]["document_mask"],
     )
     identity = {**job.validated.identity, "hardware": machine.facts()}
     stem = [names["model"], names["moe"]] if start is None else [start.name]
@@ -112,7 +113,8 @@ def prepare_run(job: Job) -> Setup:
     }
     name = run_id([*stem, names["data"]], identity, prepared.fingerprint)
     rules = config["run"]
-    run = claim(outputs / "runs", name, config, facts, rules["existing"], rules["code_changed"])
+    runs = Path(config["outputs"]) / "runs"
+    run = claim(runs, name, config, facts, rules["existing"], rules["code_changed"])
     return Setup(config, corpus, prepared, exam, machine, run, start)
 
 
@@ -122,8 +124,9 @@ def _train(setup: Setup, job: Job) -> None:
 
     from llm.build import account_for, build_model
     from llm.config.instantiate import instantiate
-    from llm.data.batches import TrainOrder, mix
-    from llm.evaluate import acceptance, examine
+    from llm.data.batches import mix
+    from llm.data.mixture import training_order
+    from llm.evaluate import acceptance, examine, to_device
     from llm.hardware.profile import profiler
     from llm.hardware.signals import StopSignals
     from llm.moe.balance import after_step
@@ -148,14 +151,14 @@ def _train(setup: Setup, job: Job) -> None:
     if start is not None:
         start.fill(model)
     optimizer, scaler = recipe.optimizer(model), machine.scaler()
-    order = TrainOrder(prepared.tokens("train"), seq_len, seed)
+    order = training_order(prepared, seq_len, seed)
     micro_rows, micro_steps = settings["batch_size"], settings["grad_accum_steps"]
     rows_per_step = micro_rows * micro_steps
     costs = account_for(config, model)
     run.update(threads=threads, floor=exam.floor, **asdict(costs))
 
     # Where it stands: a few numbers, all of them in each checkpoint.
-    step, tokens, best = 0, 0, math.inf
+    step, tokens, documents, best = 0, 0, 0, math.inf
     seconds = step_seconds = 0.0
     metrics_bytes = 0
     found, damaged = checkpoint.newest(run.checkpoints)
@@ -172,6 +175,7 @@ def _train(setup: Setup, job: Job) -> None:
             found.state["tokens"],
             found.state["metrics_bytes"],
         )
+        documents = found.state.get("documents", 0)
         seconds, step_seconds = found.state["seconds"], found.state["step_seconds"]
         best = math.inf if found.state["best"] is None else found.state["best"]
         print(f"going on with {run.folder} from step {step}", file=sys.stderr)
@@ -184,6 +188,7 @@ def _train(setup: Setup, job: Job) -> None:
         """Checkpoint now; where the disk refuses and it is not needed yet, say so and go on."""
         facts = {
             "tokens": tokens,
+            "documents": documents,
             "seconds": seconds,
             "step_seconds": step_seconds,
             "metrics_bytes": log.sync(),
@@ -230,19 +235,19 @@ def _train(setup: Setup, job: Job) -> None:
                 lr = recipe.lr_at(step, spent / budget.amount)
                 for group in optimizer.param_groups:
                     group["lr"] = lr
-                batch = order.rows(
-                    0 if settings["overfit"] else step * rows_per_step, rows_per_step
-                )
+                first_row = 0 if settings["overfit"] else step * rows_per_step
+                batch = order.rows(first_row, rows_per_step)
                 n_targets = int((batch.targets_RT >= 0).sum())
                 loss_sum: Tensor | float = 0.0
                 load_LE: Tensor | None = None  # what the step sends each expert of each layer
                 optimizer.zero_grad(set_to_none=True)
                 for micro in range(micro_steps):
                     part = slice(micro * micro_rows, (micro + 1) * micro_rows)
-                    tokens_BT = torch.from_numpy(batch.tokens_RT[part]).to(machine.device)
-                    targets_BT = torch.from_numpy(batch.targets_RT[part]).to(machine.device)
+                    tokens_BT, targets_BT, documents_BT = to_device(
+                        batch, part, machine.device, config["data"]["document_mask"]
+                    )
                     with machine.autocast():
-                        output = model(tokens_BT, targets_BT)
+                        output = model(tokens_BT, targets_BT, document_ids_BT=documents_BT)
                     # Targets weigh equally whatever the split into micro-steps; so do sequences
                     # in the auxiliary losses, which are means over those of their micro-step.
                     aux = sum(output.aux.values()) / micro_steps
@@ -260,6 +265,9 @@ def _train(setup: Setup, job: Job) -> None:
                 scaler.update()
                 after_step(model, load_LE)
                 step, tokens = step + 1, tokens + n_targets
+                # A document is read where its end-of-text is predicted.
+                documents += int((batch.targets_RT == prepared.tokenizer.eot).sum())
+                epochs = order.epochs(first_row + rows_per_step)
                 trace.step()
 
                 now = time.monotonic()
@@ -270,7 +278,8 @@ def _train(setup: Setup, job: Job) -> None:
                     "train/loss": train_loss,
                     "train/grad_norm": float(norm),
                     "train/lr": lr,
-                    "data/epoch": step * rows_per_step / order.rows_per_epoch,
+                    "data/documents": documents,
+                    **{f"data/epoch/{name}".rstrip("/"): epoch for name, epoch in epochs.items()},
                     **summarise(output.router),
                 }
 
@@ -330,7 +339,7 @@ def _train(setup: Setup, job: Job) -> None:
 
 
 def _extent(
-    budget: Budget, rows_per_step: int, seq_len: int, rows_per_epoch: int, flops_per_token: int
+    budget: Budget, rows_per_step: int, seq_len: int, rows_per_epoch: float, flops_per_token: int
 ) -> tuple[int | None, float]:
     """Steps in all (None where the clock decides), and what one step takes off the budget."""
     tokens = rows_per_step * seq_len

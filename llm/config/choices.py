@@ -31,6 +31,7 @@ class Option:
     file: Path
     place: str  # dotted path of its node, "" for the top
     node: dict[str, Any]
+    inner: dict[str, str]  # places where its defaults list puts options of its own group
 
     def mapping_at(self, path: str) -> dict[str, Any] | None:
         """The mapping that this file puts at the dotted `path`, None where it puts none."""
@@ -100,8 +101,25 @@ class Choices:
         package = _PACKAGE.search(file.read_text(encoding="utf-8", errors="replace"))
         place = package[1] if package else group.replace("/", ".")
         node = read_yaml(file)
-        node.pop("defaults", None)
-        return Option(group, name, file, "" if place == "_global_" else place, node)
+        inner = _inner(node.pop("defaults", None) or [], place)
+        return Option(group, name, file, "" if place == "_global_" else place, node, inner)
+
+    def part(self, place: str) -> str | None:
+        """The group of which any option may stand at the dotted `place`, beside its own place.
+
+        Some option's defaults list has one there, under another name: `data.parts.NAME.corpus`.
+        """
+        for option in self.options:
+            for other in option.inner:
+                mine, theirs = place.split("."), other.split(".")
+                if [*mine[:-2], *mine[-1:]] == [*theirs[:-2], *theirs[-1:]]:
+                    return option.group
+        return None
+
+    def within_part(self, key: str) -> bool:
+        """Whether the dotted `key` lies where parts with names of the user's own are."""
+        rooms = {place.rsplit(".", 2)[0] for option in self.options for place in option.inner}
+        return any(key.startswith(f"{room}.") for room in rooms)
 
     @cached_property
     def top_node(self) -> dict[str, Any]:
@@ -138,6 +156,12 @@ class Choices:
         nodes = [(self.top_node, ""), *((option.node, option.place) for option in self.options)]
         found = {key for node, place in nodes for key, _ in leaves(node, place)}
         return sorted(key for key in found if key.split(".")[0] != "defaults")
+
+
+def _inner(defaults: list[Any], place: str) -> dict[str, str]:
+    """`- /data@parts.mine.corpus: pydoc` as {`data.parts.mine.corpus`: `pydoc`}."""
+    pairs = [pair for entry in defaults if isinstance(entry, dict) for pair in entry.items()]
+    return {f"{place}.{str(g).split('@')[1]}": str(o) for g, o in pairs if "@" in str(g)}
 
 
 def read_yaml(file: Path) -> dict[str, Any]:

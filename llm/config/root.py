@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from llm.config.errors import Refused
-from llm.config.schema import Node
+from llm.config.schema import Common, Node
 from llm.config.types import UNRECORDED, PositiveFloat, PositiveInt, Seed
 
 _BUDGET = re.compile(r"([0-9.]+(?:e[+-]?[0-9]+)?)\s*([kMGB]?)(tok|steps?|epochs?|flops|min)")
@@ -88,6 +88,16 @@ class RunSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Reading:
+    """Keys of `data` whatever the corpus.
+
+    document_mask: attention and positions stay within a document, where a row holds several
+    """
+
+    document_mask: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Experiment:
     """One run, fully described. `seed` keys initialisation, batch order, dropout and noise."""
 
@@ -95,7 +105,7 @@ class Experiment:
     train: TrainSettings
     model: Node
     moe: Node
-    data: Node
+    data: Annotated[Node, Common(Reading)]
     tokenizer: Node
     optimizer: Node
     hardware: Node

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from llm.data.batches import mix
+from llm.data.mixture import PreparedMixture
 from llm.data.prepare import Prepared
 from llm.generate import TEMPERATURE, TOP_K
 from llm.generate.sampling import sample_rows
@@ -15,7 +16,7 @@ _BAR = 28
 
 
 def sample_texts(
-    model: Transformer, prepared: Prepared, seed: int, step: int, count: int = 3
+    model: Transformer, prepared: Prepared | PreparedMixture, seed: int, step: int, count: int = 3
 ) -> list[str]:
     """Documents that the model writes, at chat's defaults; a function of seed and step."""
     generator = torch.Generator(model.embedding.device).manual_seed(mix(seed, step, 3) >> 1)

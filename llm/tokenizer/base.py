@@ -31,7 +31,10 @@ class Tokenizer(Protocol):
     needs_fit: bool
 
     def fit(self, texts: Iterable[str], pieces: list[str] | None) -> None:
-        """Choose the vocabulary from the corpus, or from `pieces` where the corpus lists them."""
+        """Choose the vocabulary from the corpus, or from `pieces` where the corpus lists them.
+
+        `texts` are those of the training split, read as they are asked for.
+        """
 
     def encode(self, text: str) -> np.ndarray:
         """Ids of `text`, without the end-of-text id: (n,) uint32.
