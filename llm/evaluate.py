@@ -19,6 +19,7 @@ from llm.generate import TEMPERATURE, TOP_K
 from llm.generate.sampling import sample_rows
 from llm.hardware.machine import Machine
 from llm.model.transformer import Transformer
+from llm.tokenizer.base import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -77,21 +78,33 @@ def examination(
 def _examination(
     prepared: Prepared, corpus: Corpus, seq_len: int, limit: int | None
 ) -> Examination:
-    ids = prepared.tokens("val")
-    rows = evaluation_rows(ids, prepared.document_starts("val"), seq_len, limit)
+    ids, starts = prepared.tokens("val"), prepared.document_starts("val")
+    exam = plain_examination(ids, starts, prepared.tokenizer, seq_len, limit)
+    known = prepared.floor()
+    if known is None:
+        return exam
+    names = corpus.skills if isinstance(corpus, Instrument) else []
+    places_RT = exam.rows.places_RT
+    floor_RT, skills_RT = known["nats"][places_RT], known["skills"][places_RT]
+    return replace(exam, floor_RT=floor_RT, skills_RT=skills_RT, skill_names=names)
+
+
+def plain_examination(
+    ids: np.ndarray, starts: np.ndarray, tokenizer: Tokenizer, seq_len: int, limit: int | None
+) -> Examination:
+    """The rows of any stream of ids, of which no probabilities are known.
+
+    Args:
+        ids: end-of-text, document, end-of-text, …, and a last end-of-text
+        starts: where the end-of-text before each document stands
+    """
+    rows = evaluation_rows(ids, starts, seq_len, limit)
     counted = rows.targets_RT != IGNORED
-    tokenizer = prepared.tokenizer
     lengths = {
         int(t): len(tokenizer.token_bytes(int(t))) for t in np.unique(rows.targets_RT[counted])
     }
     n_bytes = sum(lengths[int(token)] for token in rows.targets_RT[counted])
-    known = prepared.floor()
-    if known is None:
-        return Examination(rows, n_bytes, None, None, [])
-    names = corpus.skills if isinstance(corpus, Instrument) else []
-    return Examination(
-        rows, n_bytes, known["nats"][rows.places_RT], known["skills"][rows.places_RT], names
-    )
+    return Examination(rows, n_bytes, None, None, [])
 
 
 @torch.inference_mode()
@@ -185,3 +198,11 @@ def acceptance(
         shares[name] = sum(corpus.score(tokenizer.decode(row)).accepted for row in rows) / count
     model.train(was_training)
     return shares
+
+
+if __name__ == "__main__":
+    import sys
+
+    from llm.evaluate_run import main
+
+    sys.exit(main())

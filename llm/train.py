@@ -106,6 +106,7 @@ def prepare_run(job: Job) -> Setup:
         "code_hash": code_hash(),
         "data_fingerprint": prepared.fingerprint,
         "sweep": job.sweep,
+        "chosen": {group: names[group] for group in ("data", "tokenizer")},
         **({} if start is None else {"init_from": start.fingerprint}),
         "versions": versions(),
         **git_state(),

@@ -1,17 +1,19 @@
 """Our tokenizers as a `tokenizer.json` that gives the same ids in other tools.
 
-The format is that of the `tokenizers` library. Byte-level models write a byte as a character:
-itself where it is printable and no space, else the next one from U+0100 on (GPT-2's table).
+The format is that of the `tokenizers` library. Byte-level models write a byte as a character, as
+GPT-2's file of merges does (`llm.tokenizer.byte_pairs`).
 """
 
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import Any
 
-from llm.tokenizer import gpt2
 from llm.tokenizer.base import Tokenizer
+from llm.tokenizer.bpe import BPE
+from llm.tokenizer.byte_pairs import BYTE_OF, PATTERN, bytes_of
 from llm.tokenizer.bytes import Bytes
 from llm.tokenizer.chars import Chars
+from llm.tokenizer.gpt2 import GPT2
 from llm.tokenizer.pieces import PIECES
 from llm.tokenizer.words import FIRST_PIECE, Words
 
@@ -19,15 +21,7 @@ END = "<|endoftext|>"
 _BYTES_AS_TEXT = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
 
 
-def byte_characters() -> list[str]:
-    """The character that stands for each byte value."""
-    free = iter(range(256, 512))
-    plain = [chr(value).isprintable() and value != ord(" ") for value in range(256)]
-    return [chr(value) if plain[value] else chr(next(free)) for value in range(256)]
-
-
-_CHARACTERS = byte_characters()
-_VALUES = {character: value for value, character in enumerate(_CHARACTERS)}
+_CHARACTERS = [character for _, character in sorted((v, c) for c, v in BYTE_OF.items())]
 
 
 def as_text(token: bytes) -> str:
@@ -36,10 +30,10 @@ def as_text(token: bytes) -> str:
 
 def as_bytes(token: str) -> bytes:
     """The bytes that a byte-level token stands for; those of its text where it is none."""
-    values = [_VALUES.get(character) for character in token]
-    if None in values:
+    try:
+        return bytes_of(token)
+    except KeyError:
         return token.encode()
-    return bytes(value for value in values if value is not None)
 
 
 def merges_of(ranks: Mapping[bytes, int]) -> list[tuple[bytes, bytes]]:
@@ -140,15 +134,10 @@ def _cut_at(pattern: str) -> dict[str, Any]:
     }
 
 
-def _gpt2(tokenizer: Tokenizer) -> dict[str, Any]:
-    encoding = gpt2._encoding()
+def _byte_pairs(tokenizer: Tokenizer) -> dict[str, Any]:
     ranks = {tokenizer.token_bytes(token): token for token in range(tokenizer.eot)}
-    return _ranked(ranks, encoding._pat_str, tokenizer.eot)
-
-
-def _ranked(ranks: Mapping[bytes, int], pattern: str, eot: int) -> dict[str, Any]:
-    vocabulary = {as_text(token): rank for token, rank in ranks.items()} | {END: eot}
-    return _byte_level(vocabulary, merges_of(ranks), _cut_at(pattern))
+    vocabulary = {as_text(token): rank for token, rank in ranks.items()} | {END: tokenizer.eot}
+    return _byte_level(vocabulary, merges_of(ranks), _cut_at(PATTERN))
 
 
 def _bytes(tokenizer: Tokenizer) -> dict[str, Any]:
@@ -178,7 +167,8 @@ def _chars(tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 _KINDS: dict[type, Callable[[Tokenizer], dict[str, Any]]] = {
-    gpt2.GPT2: _gpt2,
+    GPT2: _byte_pairs,
+    BPE: _byte_pairs,
     Bytes: _bytes,
     Words: _words,
     Chars: _chars,

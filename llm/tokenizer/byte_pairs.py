@@ -26,13 +26,14 @@ _PRINTABLE = [value for value in range(256) if chr(value).isprintable() and valu
 _OTHERS = [value for value in range(256) if value not in _PRINTABLE]
 #: The byte of each of the first 256 ids.
 FIRST_IDS = [bytes([value]) for value in _PRINTABLE + _OTHERS]
-_BYTE_OF = {chr(value): value for value in _PRINTABLE}
-_BYTE_OF |= {chr(256 + i): value for i, value in enumerate(_OTHERS)}
+#: The byte that each of those characters stands for.
+BYTE_OF = {chr(value): value for value in _PRINTABLE}
+BYTE_OF |= {chr(256 + i): value for i, value in enumerate(_OTHERS)}
 
 
 def bytes_of(written: Iterable[str]) -> bytes:
     """The bytes that GPT-2's characters stand for. Raises KeyError for another character."""
-    return bytes(_BYTE_OF[character] for character in written)
+    return bytes(BYTE_OF[character] for character in written)
 
 
 def encoding_of(name: str, pieces: list[bytes]) -> "Encoding":

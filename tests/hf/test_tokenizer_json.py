@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as Judge
 
 from llm.hf.tokenizer_json import END, as_bytes, as_text, merges_of, tokenizer_files
+from llm.tokenizer.bpe import BPE
 from llm.tokenizer.bytes import Bytes
 from llm.tokenizer.chars import Chars
 from llm.tokenizer.gpt2 import GPT2, _packaged_merges
@@ -38,7 +39,9 @@ def content_of(kind):
     return ours, tokenizer_files(ours, 64)["tokenizer.json"]
 
 
-@pytest.fixture(scope="module", params=[GPT2, Bytes, Words, Chars], ids=lambda kind: kind.__name__)
+@pytest.fixture(
+    scope="module", params=[GPT2, BPE, Bytes, Words, Chars], ids=lambda kind: kind.__name__
+)
 def pair(request):
     ours, content = content_of(request.param)
     judge = Judge.from_str(json.dumps(content))
@@ -67,13 +70,14 @@ def test_a_long_text_and_the_end_have_the_same_ids(pair):
 
 
 def test_merges_are_those_that_were_published():
-    published = [line.split() for line in _packaged_merges().strip().split("\n")[1:]]
+    published = [line.split() for line in _packaged_merges().decode().strip().split("\n")[1:]]
     assert content_of(GPT2)[1]["model"]["merges"] == published
 
 
 def test_bytes_as_characters():
     assert as_text(b" \n!\xff") == "ĠĊ!ÿ"
     assert as_bytes(as_text(bytes(range(256)))) == bytes(range(256))
+    assert as_bytes("▁a") == "▁a".encode()  # of another kind of vocabulary
     with pytest.raises(ValueError, match="no two tokens"):
         merges_of({b"a": 0, b"b": 1, b"c": 2, b"abc": 3})
 
