@@ -100,7 +100,9 @@ def shared_workplace(tmp_path_factory):
     """One folder for all rows, so that each corpus is prepared once with each tokenizer."""
     folder = tmp_path_factory.mktemp("composition")
     (folder / "texts").mkdir()
-    (folder / "texts" / "text.txt").write_text("the cat sat on the mat and saw a dog who ran to sea. " * 30)
+    (folder / "texts" / "text.txt").write_text(
+        "the cat sat on the mat and saw a dog who ran to sea. " * 30
+    )
     return folder
 
 
