@@ -19,8 +19,8 @@ from filelock import FileLock
 from llm.config.errors import Refused
 from llm.data.checksums import sha256
 
-#: Seconds without a byte after which nobody waits any longer.
-PATIENCE = 20.0
+#: Seconds without a byte after which nobody waits any longer, and those for the first byte of all.
+PATIENCE, FIRST_PATIENCE = 25.0, 10.0
 REMEDY = (
     "connect to a network, or set HF_ENDPOINT to a mirror of the hub, or name a local copy of "
     "the repository: data.path=FOLDER"
@@ -215,6 +215,8 @@ def patiently(repo: str, work: Callable[[], Iterator[Item]], patience: float) ->
 def _next(items: "queue.Queue[tuple[str, Any]]", repo: str, patience: float) -> tuple[str, Any]:
     began = time.monotonic()
     while True:
+        if not _Pulse.last:
+            patience = min(patience, FIRST_PATIENCE)
         left = max(began, _Pulse.last) + patience - time.monotonic()
         if left <= 0:
             what = f"{endpoint()} has not answered for {patience:.0f} seconds"

@@ -204,6 +204,31 @@ def test_a_large_file_is_opened_by_samples_and_verified_whole(tmp_path):
     assert "altered" in checksums.problems(tmp_path, files, full=True)["large.bin"]
 
 
+def test_text_is_hashed_once_while_nobody_touches_it(tmp_path, monkeypatch):
+    text = tmp_path / "text.txt"
+    text.write_text("some text")
+    os.utime(text, (1e9, 1e9))
+    hashed = []
+    monkeypatch.setattr(checksums, "sha256", lambda f: (hashed.append(f), f.read_text())[1])
+    # as if written long ago: nothing can set the time of the last change
+    later = checksums.time.time_ns() + 10**10
+    monkeypatch.setattr(checksums.time, "time_ns", lambda: later)
+
+    def asked() -> str:
+        with checksums.remembering(tmp_path / "memory.json"):
+            return checksums.sha256_of_text(text)
+
+    assert asked() == asked() == "some text" and len(hashed) == 1
+    text.write_text("same size")
+    os.utime(text, (1e9, 1e9))  # an editor that restores the time
+    assert asked() == "same size" and len(hashed) == 2
+    (tmp_path / "memory.json").write_text("{")
+    assert asked() == "same size" and len(hashed) == 3
+    monkeypatch.setattr(checksums.time, "time_ns", lambda: text.stat().st_ctime_ns + 10**9)
+    text.write_text("too fresh")
+    assert asked() == asked() == "too fresh" and len(hashed) == 5
+
+
 def test_ls_and_verify(tmp_path, capsys):
     outputs = ["--outputs", str(tmp_path)]
     assert main([*outputs, "ls"]) == 0
@@ -227,3 +252,10 @@ def test_ls_and_verify(tmp_path, capsys):
     assert main([*outputs, "ls"]) == 0
     assert "DAMAGED: train.bin was altered" in capsys.readouterr().out
     assert main([*outputs, "verify", "missing"]) == 2
+
+
+@pytest.mark.slow
+def test_ten_kills_of_the_command(tmp_path):
+    from experiments.data.kill import trial
+
+    assert trial(kills=10, megabytes=20, seed=0, folder=tmp_path, extra=[]) == []
