@@ -1,6 +1,11 @@
 """Whether a file is what it was: quickly at every opening, to the last byte on request."""
 
 import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +18,59 @@ def sha256(file: Path) -> str:
     """Of all bytes."""
     with file.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+class Remembered:
+    """The SHA-256 of files that are read again and again, as long as nobody touches them.
+
+    As git does: a file is taken for the same while its size, its times and its inode are, unless
+    it was written so shortly before it was read that the clock cannot tell.
+    """
+
+    def __init__(self, memory: Path):
+        self.memory, self.changed = memory, False
+        self.known: dict[str, list[Any]] = {}
+        with suppress(OSError, ValueError, TypeError, AttributeError):  # else nothing is known
+            self.known = {str(k): list(v) for k, v in json.loads(memory.read_text()).items()}
+
+    def sha256(self, file: Path) -> str:
+        """Of all bytes, from memory where nothing happened to them."""
+        name, facts = str(file.absolute()), file.stat()
+        stamp = [facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino]
+        known = self.known.get(name, [])
+        if known[:-1] == stamp:
+            return str(known[-1])
+        digest = sha256(file)
+        if time.time_ns() - max(stamp[1:3]) > 2_000_000_000:
+            self.known[name], self.changed = [*stamp, digest], True
+        return digest
+
+    def keep(self) -> None:
+        """Write the memory down, where there is anything new in it."""
+        if self.changed:
+            temporary = self.memory.with_name(f"{self.memory.name}.{os.getpid()}")
+            temporary.write_text(json.dumps(self.known, indent=1))
+            os.replace(temporary, self.memory)
+
+
+_memory: Remembered | None = None
+
+
+@contextmanager
+def remembering(memory: Path) -> Iterator[None]:
+    """Within, `sha256_of_text` reads a file of text only once, whichever process it was."""
+    global _memory
+    before, _memory = _memory, Remembered(memory)
+    try:
+        yield
+        _memory.keep()
+    finally:
+        _memory = before
+
+
+def sha256_of_text(file: Path) -> str:
+    """Of all bytes of a file that a corpus reads."""
+    return _memory.sha256(file) if _memory else sha256(file)
 
 
 def sampled(file: Path) -> str:

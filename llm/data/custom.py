@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from llm.config.errors import Refused
 from llm.config.types import UNRECORDED, Between
-from llm.data.checksums import sha256
+from llm.data.checksums import sha256_of_text
 from llm.data.corpus import Dialogue, Document
 from llm.data.duplicates import Copies
 from llm.data.files import PACKED, SUFFIXES, TextFile, kind_of
@@ -79,7 +79,7 @@ class Custom:
             # The suffixes decide how the bytes are read.
             suffixes = "".join(file.suffixes[-2:] if file.suffix.lower() in PACKED else file.suffix)
             digest.update(suffixes.lower().encode())
-            digest.update(bytes.fromhex(sha256(file)))
+            digest.update(bytes.fromhex(sha256_of_text(file)))
         return {
             "corpus": "custom",
             "sha256": digest.hexdigest(),

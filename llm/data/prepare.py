@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from llm.config.errors import Refused
 from llm.data import checksums
@@ -108,10 +108,11 @@ def prepare(
         name: readable beginning of the folder's name
         root: `outputs/data`
     """
-    mark = fingerprint(corpus, tokenizer_node)
-    folder = root / f"{name}-{mark}"
     root.mkdir(parents=True, exist_ok=True)
-    with FileLock(root / f".{folder.name}.lock"):
+    with checksums.remembering(root / ".checksums.json"):
+        mark = fingerprint(corpus, tokenizer_node)
+    folder = root / f"{name}-{mark}"
+    with _alone(root / f".{folder.name}.lock", name):
         if not folder.exists():
             working, journal = root / f".{folder.name}.tmp", root / f".{folder.name}.journal"
             _make(corpus, tokenizer, tokenizer_node, mark, name, working, journal)
@@ -122,6 +123,16 @@ def prepare(
     if prepared.fingerprint != mark:
         raise _damaged(folder, "manifest.json", "is of another corpus")
     return prepared
+
+
+def _alone(lock: Path, name: str) -> Any:
+    """Holds the lock within; says so where it has to wait for another process."""
+    claim = FileLock(lock)
+    try:
+        return claim.acquire(timeout=0)
+    except Timeout:
+        print(f"{name}: another process prepares it; waiting", file=sys.stderr)
+        return claim.acquire()
 
 
 def open_prepared(folder: Path, plugins: tuple[str, ...] = ()) -> Prepared:
