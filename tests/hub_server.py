@@ -21,6 +21,7 @@ class Hub(ThreadingHTTPServer):
 
     gated: repositories that ask for a login
     hang: answers nothing any more, from the next request on
+    damage: sends other bytes than it says
     cut_after: bytes of data after which the server closes connections and answers no more
     """
 
@@ -30,11 +31,17 @@ class Hub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.root = root
         self.gated: set[str] = set()
-        self.hang = False
+        self.log: list[str] = []
+        self.behave()
+        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
+
+    def behave(self) -> None:
+        """Do from now on what a hub should."""
+        self.hang = self.damage = False
         self.cut_after: int | None = None
         self.sent = 0
-        self.log: list[str] = []
-        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
+        self.gated.clear()
+        self.log.clear()
 
     @property
     def url(self) -> str:
@@ -153,6 +160,8 @@ class _Handler(BaseHTTPRequestHandler):
         kind = hashlib.sha256 if name.endswith(".parquet") else hashlib.sha1
         headers = {"X-Repo-Commit": COMMIT, "ETag": f'"{kind(content).hexdigest()}"'}
         headers["Accept-Ranges"] = "bytes"
+        if self.server.damage:
+            content = bytes(len(content))
         status = 200
         if match := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
             first = int(match[1])

@@ -31,14 +31,26 @@ AHEAD = 4
 Item = TypeVar("Item")
 
 
-class _Pulse:
-    """When a byte last came."""
+class _Pulse(threading.local):
+    """When a byte last came, and in a worker's thread whether anybody still waits for it."""
 
-    last = 0.0
+    last = 0.0  # of all threads
+    stopped: threading.Event | None = None
 
-    @classmethod
-    def beat(cls) -> None:
-        cls.last = time.monotonic()
+    def beat(self) -> None:
+        self.check()
+        _Pulse.last = time.monotonic()
+
+    def check(self, *_: Any) -> None:
+        if self.stopped is not None and self.stopped.is_set():
+            raise _GivenUp
+
+
+class _GivenUp(Exception):
+    """Ends a thread that nobody waits for, which the libraries would keep trying."""
+
+
+_pulse = _Pulse()
 
 
 def endpoint() -> str:
@@ -70,12 +82,15 @@ def _client() -> Any:
 
     client = default_client_factory()
     hooks = client.event_hooks
-    client.event_hooks = {**hooks, "response": [*hooks.get("response", []), _listen]}
+    client.event_hooks = {
+        "request": [*hooks.get("request", []), _pulse.check],
+        "response": [*hooks.get("response", []), _listen],
+    }
     return client
 
 
 def _listen(response: Any) -> None:
-    _Pulse.beat()
+    _pulse.beat()
     if hasattr(response.stream, "__iter__"):
         response.stream = _felt(response.stream)
 
@@ -89,7 +104,7 @@ def _felt(stream: Any) -> Any:
 
         def __iter__(self) -> Iterator[bytes]:
             for chunk in stream:
-                _Pulse.beat()
+                _pulse.beat()
                 yield chunk
 
         def close(self) -> None:
@@ -175,6 +190,7 @@ def patiently(repo: str, work: Callable[[], Iterator[Item]], patience: float) ->
         return False
 
     def run() -> None:
+        _pulse.stopped = stopped
         try:
             for item in work():
                 if not put("item", item):
@@ -213,9 +229,10 @@ def _refusal(error: BaseException, repo: str) -> BaseException:
     """One line for what the libraries raise; what is no trouble of theirs comes back as it is."""
     import httpx2
     from datasets.exceptions import DataFilesNotFoundError, DatasetNotFoundError
+    from huggingface_hub import constants
     from huggingface_hub import errors as hub
 
-    line = (str(error).strip().splitlines() or [""])[0]
+    line = " ".join(str(error).split())[:300]
     name = type(error).__name__
     if isinstance(error, Refused):
         return error
@@ -230,13 +247,12 @@ def _refusal(error: BaseException, repo: str) -> BaseException:
     if "scripts are no longer supported" in line:
         way = "data.revision=refs/convert/parquet has its text, where the hub could convert it"
         return Refused(f"{repo} is a program that would have to be run, which is refused; {way}")
-    if isinstance(error, hub.OfflineModeIsEnabled) or "HF_HUB_OFFLINE" in str(error):
-        missing = f"{repo} is not on this machine, and HF_HUB_OFFLINE is set"
-        return Refused(f"{missing}; {REMEDY}", "data")
     if isinstance(error, DataFilesNotFoundError):
         return Refused(f"{repo} has no data files that can be read ({line})", "data")
     reasons = (httpx2.HTTPError, hub.HfHubHTTPError, hub.LocalEntryNotFoundError, ConnectionError)
     if isinstance(error, (*reasons, TimeoutError, hub.EntryNotFoundError)):
+        if constants.HF_HUB_OFFLINE:
+            return Refused(f"{repo} is not on this machine, and HF_HUB_OFFLINE is set; {REMEDY}")
         return Refused(f"{repo} cannot be had from {endpoint()} ({name}: {line}); {REMEDY}", "data")
     if isinstance(error, FileNotFoundError | ValueError):  # a layout or a config that is not there
         return Refused(f"{repo}: {line}", "data")
