@@ -10,7 +10,7 @@ On two cores:
 - the loader: tokens a second of the training order, against those that the tiny model learns from
 - opening what was prepared
 
-`--quick` makes all of it smaller (40 MB instead of 1 GB) and takes less than a minute; its memory
+`--quick` makes all of it smaller (20 MB instead of 1 GB) and takes less than a minute; its memory
 and tokenization figures say little. The folder needs about 2 GB, and is emptied behind each part.
 """
 
@@ -39,7 +39,7 @@ class Sizes(NamedTuple):
     rounds: int
 
 
-FULL, QUICK = Sizes(100, 10, 1000, 3), Sizes(8, 4, 40, 1)
+FULL, QUICK = Sizes(100, 10, 1000, 3), Sizes(4, 2, 20, 1)
 
 
 def documents(megabytes: float, seed: int = 0) -> Iterator[str]:
