@@ -19,6 +19,7 @@ SAY := @echo >&2
 
 .DEFAULT_GOAL := help
 .PHONY: help env train prepare data test test-all chat sweep bench bench-moe sizes lint format clean distclean
+.PHONY: help env train prepare data test test-all chat sweep bench bench-data sizes lint format clean distclean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -65,6 +66,8 @@ bench: env ## Measure speed
 
 bench-moe: env ## Measure what experts cost
 	@$(PYTHON) experiments/speed/moe.py $(ARGS)
+bench-data: env ## Measure preparing and loading text (ARGS=--quick for a minute's worth)
+	@$(PYTHON) experiments/speed/data.py $(ARGS)
 
 lint: env ## Check style and types
 	@$(PYTHON) -m ruff check

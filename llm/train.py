@@ -303,6 +303,8 @@ def _train(setup: Setup, job: Job) -> None:
                     tokens_per_second=rate,
                     imbalance=metrics.get("moe/max_over_mean"),
                     epoch=metrics["data/epoch"],
+                    tokens=tokens,
+                    documents=documents,
                 )
                 if "val/loss" in metrics and now - drawn > 30:
                     draw_curve(run.folder)

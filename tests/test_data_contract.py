@@ -6,15 +6,18 @@ A token shard knows what made it and its checksum; the order of batches is a pur
 
 import hashlib
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from llm.data.batches import TrainOrder
 from llm.data.custom import Custom
-from llm.data.prepare import prepare
+from llm.data.prepare import open_prepared, prepare
 from llm.tokenizer.bytes import Bytes
 from llm.tokenizer.words import Words
+from llm.tracking.log import MetricLog
+from llm.tracking.progress import brief
 
 NODE = {"_target_": "llm.tokenizer.bytes.Bytes"}
 
@@ -95,3 +98,20 @@ def test_getting_to_a_far_step_costs_nothing():
     begun = time.perf_counter()
     order.rows(10**12, 16)
     assert time.perf_counter() - begun < 0.5
+
+
+def test_a_run_counts_what_it_read(llm_train, toy_text):
+    """Tokens, documents and epochs, over the ends of epochs, documents kept apart."""
+    toy_text.write_text("the cat sat on the mat. " * 10)
+    ended = llm_train("train.budget=3epochs", "train.eval_every=1000", "data.document_mask=true")
+    assert ended.code == 0, ended.err
+    rows = MetricLog.read(ended.folder / "metrics.jsonl")
+    (data,) = Path("outputs/data").glob("[!.]*")
+    n = len(open_prepared(data).tokens("train")) - 1
+    assert [row["tokens"] for row in rows] == [32 * row["step"] for row in rows]
+    assert all(row["data/epoch"] == pytest.approx(row["tokens"] / n) for row in rows)
+    assert 3 <= rows[-1]["data/epoch"] < 3 + 32 / n
+    # the one document has been read as often as it was read to its end
+    assert all(abs(row["data/documents"] - row["data/epoch"]) < 1 for row in rows)
+    assert rows[-1]["data/documents"] in (3, 4)
+    assert f"epoch {rows[-1]['data/epoch']:.3g}, {brief(rows[-1]['tokens'])} tokens" in ended.err

@@ -94,7 +94,7 @@ class Reading:
     document_mask: attention and positions stay within a document, where a row holds several
     """
 
-    document_mask: bool = False
+    document_mask: bool
 
 
 @dataclass(frozen=True, kw_only=True)

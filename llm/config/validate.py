@@ -182,9 +182,10 @@ class _Walk:
                 parameter = schema_of(locate(target, self.plugins)).keys.get(key)
             except Refused:
                 continue  # the class of a plugin that this command does not list
-            if parameter is not None and (
-                not isinstance(value, dict) or entry_of(parameter.annotation) is not None
-            ):
+            if parameter is not None and isinstance(value, dict):
+                # A part of a mapping, perhaps: what is typed for it need not be the whole.
+                return entry_of(parameter.annotation) is not None
+            if parameter is not None:
                 self.value(value, parameter, leaf)
                 return True
         return False

@@ -121,15 +121,15 @@ def _shared(
             known = [pieces for pieces in lists if pieces is not None]
             every = [piece for pieces in known for piece in pieces]
             pieces = every if len(known) == len(lists) else None
-            tokenizer.fit(_texts(mixture), pieces)
+            tokenizer.fit(_texts(tokenizer, mixture), pieces)
             tokenizers.save(tokenizer, folder)
     tokenizer.needs_fit = False
     return tokenizer
 
 
-def _texts(mixture: Mixture) -> Iterator[str]:
+def _texts(tokenizer: Tokenizer, mixture: Mixture) -> Iterator[str]:
     for name, corpus in mixture.corpora.items():
-        yield from preparation.training_texts(corpus, f"{name}: vocabulary")
+        yield from preparation.texts_to_fit(tokenizer, corpus, name)
 
 
 def _hash(facts: Any) -> str:

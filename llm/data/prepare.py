@@ -228,19 +228,20 @@ def _fit(corpus: Corpus, tokenizer: Tokenizer, name: str, working: Path) -> Toke
     if _fitted(tokenizer, working):
         return tokenizers.load(working, (type(tokenizer).__module__,))
     if tokenizer.needs_fit:
-        tokenizer.fit(training_texts(corpus, f"{name}: vocabulary"), corpus.pieces)
+        tokenizer.fit(texts_to_fit(tokenizer, corpus, name), corpus.pieces)
     tokenizers.save(tokenizer, working)
     with (working / tokenizers.FILE).open("rb") as file:
         os.fsync(file.fileno())
     return tokenizer
 
 
-def training_texts(corpus: Corpus, label: str) -> Iterator[str]:
+def texts_to_fit(tokenizer: Tokenizer, corpus: Corpus, name: str) -> Iterator[str]:
     """What a vocabulary is chosen from; nothing is read before the first is asked for."""
-    with _bar(label) as bar:
+    every = getattr(tokenizer, "fits_every_split", False)
+    with _bar(f"{name}: vocabulary") as bar:
         for document in corpus.documents():
             bar.update(len(document.text))
-            if document.split == "train":
+            if every or document.split == "train":
                 yield document.text
 
 

@@ -33,7 +33,8 @@ class Tokenizer(Protocol):
     def fit(self, texts: Iterable[str], pieces: list[str] | None) -> None:
         """Choose the vocabulary from the corpus, or from `pieces` where the corpus lists them.
 
-        `texts` are those of the training split, read as they are asked for.
+        `texts` are those of the training split, read as they are asked for; of all splits where
+        the class has `fits_every_split = True`.
         """
 
     def encode(self, text: str) -> np.ndarray:
