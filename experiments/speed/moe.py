@@ -3,11 +3,11 @@
     python experiments/speed/moe.py [--quick] [--threads N] [--rounds 7] [--json FILE]
 
 Everything is measured in one run. The variants of a row take turns, so that a noisy machine is
-noisy for all of them; a ratio is the median of the paired ratios of the rounds. Dense always means a
-feed-forward part of equal active FLOPs: as wide as the experts that a token uses are together.
+noisy for all of them; a ratio is the median of the paired ratios of the rounds. Dense always means
+a feed-forward part of equal active FLOPs: as wide as the experts that a token uses are together.
 
-- **layer**: one feed-forward part, forward and backward, d_model 384, d_ff 1536, 8 experts; loads as
-  of a router at its start (`even`), and with half of the tokens at one expert (`skewed`). Beside
+- **layer**: one feed-forward part, forward and backward, d_model 384, d_ff 1536, 8 experts; loads
+  as of a router at its start (`even`), and with half of the tokens at one expert (`skewed`). Beside
   ours the same mathematics as a plain loop over the experts and as a product with one-hot vectors,
   both written here, and Mixtral's block of `transformers`, whose experts are gated: its dense is,
   too. No layer has noise; ours computes its balance losses and statistics as in training.

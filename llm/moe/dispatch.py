@@ -94,10 +94,10 @@ class _Gather(torch.autograd.Function):
     def backward(ctx: Any, d_ND: Tensor) -> tuple[Tensor, Tensor, None, None]:
         y_MD, weights_NK, order_M, place_NK = ctx.saved_tensors
         d_MD = d_ND.index_select(0, order_M // weights_NK.shape[1])
-        d_weights_M = torch.linalg.vecdot(d_MD, y_MD)
+        d_weights_M = (d_MD * y_MD).sum(-1, dtype=weights_NK.dtype)
         d_MD *= weights_NK.flatten().index_select(0, order_M).to(d_MD.dtype).unsqueeze(-1)
         d_weights_NK = d_weights_M.index_select(0, place_NK.flatten()).view_as(weights_NK)
-        return d_MD, d_weights_NK.to(weights_NK.dtype), None, None
+        return d_MD, d_weights_NK, None, None
 
 
 def scatter(x_ND: Tensor, plan: Plan) -> Tensor:

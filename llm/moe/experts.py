@@ -55,7 +55,7 @@ class Experts(nn.Module):
             hidden_MF = self.activation(gate_MF) * up_MF
         return grouped_linear(hidden_MF, self.down_EFD, self.down_bias_ED, ends_E)
 
-    def of_one(self, x_1D: Tensor, experts_K: Tensor, weights_K: Tensor) -> Tensor:
+    def of_one(self, x_1D: Tensor, experts_1K: Tensor, weights_1K: Tensor) -> Tensor:
         """One token through its K experts, reading no other weights: (1, D) → (1, D).
 
         Nothing is sorted: decoding one sequence is bound by the bytes of the weights and by the
@@ -67,28 +67,35 @@ class Experts(nn.Module):
         # On a CPU there is nobody to wait for, and a chosen matrix is read where it lies; elsewhere
         # the chosen ones are copied, which the device does without asking the host which.
         in_place = device == "cpu" and not torch.compiler.is_compiling()
-        chosen: Any = experts_K.tolist() if in_place else experts_K.unsqueeze(1)
-
-        def product(x_1I: Tensor, weight_EIO: Tensor, bias_EO: Tensor | None, k: int) -> Tensor:
-            if in_place:
-                weight_IO = weight_EIO[chosen[k]]
-                bias_O = None if bias_EO is None else bias_EO[chosen[k]]
-            else:
-                weight_IO = weight_EIO.index_select(0, chosen[k])[0]
-                bias_O = None if bias_EO is None else bias_EO.index_select(0, chosen[k])[0]
-            return F.linear(x_1I, weight_IO.T.to(x_1I.dtype), bias_O)
-
-        y_1D = torch.zeros_like(x_1D)
-        for k in range(len(experts_K)):
-            hidden_1F = product(x_1D, self.up_EDF, self.up_bias_EF, k)
+        chosen: Any = experts_1K[0].tolist() if in_place else experts_1K[0].split(1)
+        y_1D: Any = None
+        for k, expert in enumerate(chosen):
+            hidden_1F = _one_product(x_1D, self.up_EDF, self.up_bias_EF, expert)
             if self.gate_EDF is None:
                 hidden_1F = self.activation(hidden_1F)
             else:
-                gate_1F = product(x_1D, self.gate_EDF, self.gate_bias_EF, k)
+                gate_1F = _one_product(x_1D, self.gate_EDF, self.gate_bias_EF, expert)
                 hidden_1F = self.activation(gate_1F) * hidden_1F
-            out_1D = product(hidden_1F, self.down_EFD, self.down_bias_ED, k)
-            y_1D = torch.addcmul(y_1D, out_1D, weights_K[k].to(out_1D.dtype))
+            out_1D = _one_product(hidden_1F, self.down_EFD, self.down_bias_ED, expert)
+            out_1D = out_1D * weights_1K[:, k : k + 1].to(out_1D.dtype)
+            y_1D = out_1D if y_1D is None else y_1D + out_1D
         return y_1D
+
+
+def _one_product(
+    x_1I: Tensor, weight_EIO: Tensor, bias_EO: Tensor | None, expert: int | Tensor
+) -> Tensor:
+    """x_1I times the matrix of one expert, a number or (1,), plus its bias: (1, I) → (1, O)."""
+    if isinstance(expert, int):
+        weight_IO = weight_EIO[expert]
+        bias_O = None if bias_EO is None else bias_EO[expert]
+    else:
+        weight_IO = weight_EIO.index_select(0, expert)[0]
+        bias_O = None if bias_EO is None else bias_EO.index_select(0, expert)[0]
+    if weight_IO.dtype is not x_1I.dtype:
+        weight_IO = weight_IO.to(x_1I.dtype)
+        bias_O = None if bias_O is None else bias_O.to(x_1I.dtype)
+    return x_1I @ weight_IO if bias_O is None else torch.addmm(bias_O, x_1I, weight_IO)
 
 
 def grouped_linear(

@@ -133,7 +133,7 @@ class MoE(nn.Module):
         routing = self.router(x_ND) if bias_E is None else self.router(x_ND, bias_E)
         experts_NK, weights_NK, kept_NK, rows = self._choose(routing, b, t, decoding)
         if len(x_ND) == 1 and decoding and not torch.is_grad_enabled():
-            y_ND = self.experts.of_one(x_ND, experts_NK[0], weights_NK[0])
+            y_ND = self.experts.of_one(x_ND, experts_NK, weights_NK)
         else:
             places = plan(experts_NK, self.n_experts, kept_NK, rows)
             y_MD = self.experts(scatter(x_ND, places), places.ends_E)

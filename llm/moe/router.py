@@ -3,6 +3,7 @@
 N tokens (B·T, row by row), D model width, E experts, K experts a token
 """
 
+from contextlib import nullcontext
 from typing import Literal, NamedTuple
 
 import torch
@@ -93,7 +94,9 @@ class TopKRouter(nn.Module):
         Args:
             bias_E: added to the scores for the choice and not for the weights (Wang et al. 2024)
         """
-        with torch.autocast(x_ND.device.type, enabled=False):
+        device = x_ND.device.type
+        low = torch.is_autocast_enabled(device)  # entering the context costs more than the softmax
+        with torch.autocast(device, enabled=False) if low else nullcontext():
             x_ND = x_ND.float()
             if self.training and self.jitter:
                 x_ND = x_ND * (1 + self.jitter * (2 * self.draws(x_ND) - 1))
