@@ -70,7 +70,7 @@ class Recipe:
     def set_lr(self, optimizer: torch.optim.Optimizer, lr: float) -> None:
         """Set the learning rate of all groups, each at its own scale."""
         for group in optimizer.param_groups:
-            group["lr"] = lr * group["lr_scale"]
+            group["lr"] = lr * group.get("lr_scale", 1.0)  # older checkpoints bring none
 
     def lr_at(self, step: int, progress: float) -> float:
         """Learning rate of the step that follows `step` done ones, `progress` of the budget."""
