@@ -28,14 +28,14 @@ def explicit_attention(
     k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
     scores = q @ k.transpose(2, 3) / q.shape[3] ** 0.5
     if attn_mask is None:
-        attn_mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool).tril()
-    return scores.masked_fill(~attn_mask, -torch.inf).softmax(-1) @ v
+        attn_mask = torch.full((q.shape[2], k.shape[2]), -torch.inf).triu(1)
+    return (scores + attn_mask).softmax(-1) @ v
 
 
 def whole_square(q, k, v, places, window, n_sinks, slopes, attend):
     """A window as a mask on all pairs."""
     index = places.index_T[None]
-    return attend(q, k, v, mask(index, index, places.start_BT, window, n_sinks, slopes))
+    return attend(q, k, v, mask(index, index, places.start_BT, window, n_sinks, slopes, q.dtype))
 
 
 CHOICES = Choices()
@@ -94,7 +94,8 @@ def test_keys_seen_are_those_that_a_mask_lets_through(window, n_sinks, length):
     """On average over the queries, each seeing itself as half of a key: T/2 without a window."""
     model = transformer(window=window, n_sinks=n_sinks, n_layers=1)
     index = torch.arange(length)
-    seen = mask(index, index, None, window, n_sinks, None).sum().item() / length - 0.5
+    added = mask(index, index, None, window, n_sinks, None, torch.float32)
+    seen = added.isfinite().sum().item() / length - 0.5
     assert model.blocks[0].attention.keys_seen(length) == pytest.approx(seen)
     if window is None:
         assert seen == length / 2
