@@ -329,7 +329,7 @@ def test_a_model_brings_its_experts_unless_told_otherwise(type_line):
     changed = type_line.accepted("model=olmoe", "moe.n_experts=32")
     assert changed.config["moe"]["n_experts"] == 32 and changed.config["moe"]["top_k"] == 4
     type_line("-m", "model=nano,mixtral,llama")
-    assert [job.chosen["moe"] for job in type_line.jobs[-3:]] == ["topk", "mixtral", "topk"]
+    assert [job.chosen["moe"] for job in type_line.jobs[-3:]] == ["topk", "mixtral", "dense"]
 
 
 def test_what_files_share_is_refused_in_its_own_file(type_line, workplace):
