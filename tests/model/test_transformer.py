@@ -252,19 +252,6 @@ def test_logits_are_capped_in_the_loss_as_without_it():
     )
 
 
-@pytest.mark.parametrize("position", ["none", "rope", "alibi"])
-def test_a_text_that_stands_elsewhere_reads_the_same(position):
-    """Shifted behind padding, logits do not change where positions are relative."""
-    changes = {"window": 5, "n_sinks": 2}
-    model = randomised(transformer(position=position, **changes)).eval()
-    ids, shift = tokens(2, 12), 40
-    cache = model.cache(2, 52, [shift, shift])
-    model(tokens(2, shift, seed=3), cache=cache)
-    torch.testing.assert_close(
-        model(ids, cache=cache).logits_BTV, model(ids).logits_BTV, atol=1e-4, rtol=1e-4
-    )
-
-
 def test_seed_decides_the_weights():
     def weights(seed: int):
         torch.manual_seed(seed)
