@@ -234,8 +234,7 @@ def _train(setup: Setup, job: Job) -> None:
                 step_begun = time.monotonic()
                 torch.manual_seed(mix(seed, step) >> 1)
                 lr = recipe.lr_at(step, spent / budget.amount)
-                for group in optimizer.param_groups:
-                    group["lr"] = lr
+                recipe.set_lr(optimizer, lr)
                 first_row = 0 if settings["overfit"] else step * rows_per_step
                 batch = order.rows(first_row, rows_per_step)
                 n_targets = int((batch.targets_RT >= 0).sum())

@@ -100,13 +100,20 @@ class Attention(nn.Module):
             )
         else:
             mask_BHTS = None
-            if places.start_BT is not None or slopes_H is not None or self.shape.softcap:
+            if self._explicit or places.start_BT is not None or slopes_H is not None:
                 index_1T, start_BT = places.index_T[None], places.start_BT
                 mask_BHTS = places.once(
-                    None, lambda: mask(index_1T, index_1T, start_BT, None, 0, slopes_H)
+                    None,
+                    lambda: mask(index_1T, index_1T, start_BT, None, 0, slopes_H, q_BHTC.dtype),
                 )
             y_BHTC = self._attend(q_BHTC, k_BGTC, v_BGTC, mask_BHTS)
         return self.out(y_BHTC.transpose(1, 2).flatten(2))
+
+    @property
+    def _explicit(self) -> bool:
+        """Whether weights are written out: the fused kernels know no soft-cap, and their dropout
+        draws for the batch and not for each row."""
+        return self.shape.softcap is not None or (self.training and self.dropout > 0)
 
     def _heads(self, x_BTD: Tensor, n: int, norm: nn.Module | None = None) -> Tensor:
         if norm is not None and self.shape.qk_norm == "projection":
@@ -135,9 +142,10 @@ class Attention(nn.Module):
             )
             mask_BHTS = None
             # Causal as it stands: the first of all calls, or one token behind all others.
-            if self.shape.softcap or not (unmasked and t in (1, k_BGSC.shape[2])):
+            if self._explicit or not (unmasked and t in (1, k_BGSC.shape[2])):
                 index_1T, start_BT = places.index_T[None, part], places.start_BT
-                mask_BHTS = mask(index_1T, place_S, start_BT, self.window, self.n_sinks, slopes_H)
+                window, sinks = self.window, self.n_sinks
+                mask_BHTS = mask(index_1T, place_S, start_BT, window, sinks, slopes_H, q_BHTC.dtype)
             parts.append(self._attend(q_BHTC[:, :, part], k_BGSC, v_BGSC, mask_BHTS))
         return torch.cat(parts, 2) if len(parts) > 1 else parts[0]
 
@@ -145,17 +153,12 @@ class Attention(nn.Module):
         self, q_BHTC: Tensor, k_BGSC: Tensor, v_BGSC: Tensor, mask_BHTS: Tensor | None
     ) -> Tensor:
         """softmax(scores) V, causal where there is no mask."""
-        dropout = self.dropout if self.training else 0.0
-        if mask_BHTS is not None and mask_BHTS.dtype is not torch.bool:
-            # On CPU, a float32 mask on float64 queries gives wrong numbers without a word (2.13).
-            mask_BHTS = mask_BHTS.to(torch.promote_types(q_BHTC.dtype, torch.float32))
-        if self.shape.softcap is None:
+        if not self._explicit:
             return F.scaled_dot_product_attention(
                 q_BHTC,
                 k_BGSC,
                 v_BGSC,
                 attn_mask=mask_BHTS,
-                dropout_p=dropout,
                 is_causal=mask_BHTS is None and q_BHTC.shape[2] > 1,
                 scale=self.shape.scale,
                 enable_gqa=self.n_kv_heads < self.n_heads,
@@ -166,12 +169,8 @@ class Attention(nn.Module):
         scale = self.shape.scale or self.head_dim**-0.5
         scores_BHTS = (q_BHTC * scale) @ k_BHSC.mT
         scores_BHTS = scores_BHTS.to(torch.promote_types(scores_BHTS.dtype, torch.float32))
-        scores_BHTS = soft_capped(scores_BHTS, self.shape.softcap)
-        if mask_BHTS.dtype is torch.bool:
-            scores_BHTS = scores_BHTS.masked_fill(~mask_BHTS, -torch.inf)
-        else:
-            scores_BHTS = scores_BHTS + mask_BHTS
-        weights_BHTS = F.dropout(scores_BHTS.softmax(-1), dropout)
+        scores_BHTS = soft_capped(scores_BHTS, self.shape.softcap) + mask_BHTS
+        weights_BHTS = F.dropout(scores_BHTS.softmax(-1), self.dropout, self.training)
         return weights_BHTS.to(v_BHSC.dtype) @ v_BHSC
 
     def keys_seen(self, seq_len: int) -> float:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 #: The place of a key that is not there: no query stands behind it.
-NOWHERE = 2**62
+NOWHERE = 2**30
 
 
 @dataclass(frozen=True)
@@ -66,23 +66,26 @@ def mask(
     window: int | None,
     n_sinks: int,
     slopes_H: Tensor | None,
+    dtype: torch.dtype,
 ) -> Tensor:
-    """What is added to scores, or which of them count, for queries and keys at these places.
+    """What is added to the scores of queries and keys at these places: 0 or −∞, ALiBi's slopes.
 
     t sees s iff both are of one text, 0 ≤ t − s, and either t − s < window or s is among the first
     `n_sinks` of the text. A query always sees itself, so that rows of padding hold numbers.
 
     Args:
-        query_T, key_S: places, with any dimensions of a batch before
+        query_T, key_S: places below 2^30, with any dimensions of a batch before
         start_T: where each query's text begins, None where all begin at 0
         slopes_H: ALiBi's, None for none
-    Returns: (…, 1, T, S) bool; with slopes (…, H, T, S) float32, −slope · (t − s) or −∞
+        dtype: of the queries
+    Returns: (…, 1 or H, T, S)
     """
-    distance_TS = query_T[..., :, None] - key_S[..., None, :]
+    query_T1, key_1S = query_T.int()[..., :, None], key_S.int()[..., None, :]
+    distance_TS = query_T1 - key_1S
     seen_TS = distance_TS >= 0
-    place_TS = key_S[..., None, :]  # of a key in the query's text, from 0
+    place_TS = key_1S  # of a key in the query's text, from 0
     if start_T is not None:
-        place_TS = place_TS - start_T[..., :, None]
+        place_TS = key_1S - start_T.int()[..., :, None]
         seen_TS = seen_TS & (place_TS >= 0)
     if window is not None:
         near_TS = distance_TS < window
@@ -90,7 +93,9 @@ def mask(
     if start_T is not None:
         seen_TS = seen_TS | (distance_TS == 0)
     seen_HTS = seen_TS.unsqueeze(-3)
+    # One type for all: a float32 mask on float64 queries gives wrong numbers without a word on CPU
+    # (PyTorch 2.13), and a bool one is turned into this by every layer anew.
     if slopes_H is None:
-        return seen_HTS
+        return torch.zeros((), dtype=dtype, device=seen_HTS.device).where(seen_HTS, -torch.inf)
     bias_HTS = -slopes_H[:, None, None] * distance_TS.unsqueeze(-3)
-    return torch.where(seen_HTS, bias_HTS, -torch.inf)
+    return bias_HTS.to(dtype).where(seen_HTS, -torch.inf)

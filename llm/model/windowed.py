@@ -70,7 +70,7 @@ def attend_in_blocks(
         start_XNQ = None
         if places.start_BT is not None:
             start_XNQ = F.pad(start_XT, (0, tail)).unflatten(1, (n, size))
-        mask_XNHQS = mask(query_NQ, key_XNS, start_XNQ, window, n_sinks, slopes_H)
+        mask_XNHQS = mask(query_NQ, key_XNS, start_XNQ, window, n_sinks, slopes_H, q_BHTC.dtype)
         return mask_XNHQS.expand(batch, -1, -1, -1, -1).flatten(0, 1)
 
     y_RHQC = attend(

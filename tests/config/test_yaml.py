@@ -45,8 +45,9 @@ def check_node(node: dict, place: str) -> None:
     missing = set(schema.keys) - set(node) - listed_elsewhere(place)
     assert not missing, f"{place} lacks keys of {node['_target_']}"
     for key, parameter in schema.keys.items():
-        if isinstance(node.get(key), dict) and entry_of(parameter.annotation) is None:
-            check_node(node[key], f"{place}.{key}")
+        inner = node.get(key)
+        if isinstance(inner, dict) and entry_of(parameter.annotation) is None and "_target_" in inner:
+            check_node(inner, f"{place}.{key}")
 
 
 @pytest.mark.parametrize("option", OPTIONS, ids=lambda option: relative(option.file))
