@@ -16,6 +16,7 @@ from llm.data.prepare import Prepared
 from llm.generate import TEMPERATURE, TOP_K
 from llm.generate.sampling import sample_rows
 from llm.hardware.machine import Machine
+from llm.hardware.world import World
 from llm.model.transformer import Transformer
 
 
@@ -60,22 +61,39 @@ def examination(prepared: Prepared, corpus: Corpus, seq_len: int, limit: int | N
     )
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def examine(
-    model: Transformer, exam: Examination, machine: Machine, batch_size: int
+    model: Transformer,
+    exam: Examination,
+    machine: Machine,
+    batch_size: int,
+    world: World | None = None,
 ) -> dict[str, float]:
-    """Metrics `val/…` of `model`; the batch size changes none of them."""
+    """Metrics `val/…` of `model`; the batch size changes none of them.
+
+    The processes of `world` take turns at batches that are the same for any number of them, so
+    that not even rounding differs; each must call, and gets the same answer.
+    """
+    world = world or World()
     was_training = model.training
     model.eval()
     nats_RT = np.zeros(exam.rows.tokens_RT.shape)
-    for first in range(0, len(nats_RT), batch_size):
+    batches = range(0, len(nats_RT), batch_size)
+    for turn in range(0, len(batches), world.size):
+        mine = turn + world.rank
+        # Whoever has none left takes part all the same: FSDP gathers weights from everybody.
+        first = batches[min(mine, len(batches) - 1)]
         part = slice(first, first + batch_size)
         tokens_BT = torch.from_numpy(exam.rows.tokens_RT[part]).to(machine.device)
         targets_BT = torch.from_numpy(exam.rows.targets_RT[part]).to(machine.device)
         with machine.autocast():
             output = model(tokens_BT, targets_BT)
         assert output.nats_BT is not None
-        nats_RT[part] = output.nats_BT.double().cpu().numpy()
+        if mine < len(batches):
+            nats_RT[part] = output.nats_BT.double().cpu().numpy()
+    if world.size > 1:  # zeros and one value are added up, which is exact
+        device = "cuda" if machine.device == "cuda" else "cpu"
+        nats_RT = world.sum(torch.from_numpy(nats_RT).to(device)).cpu().numpy()
     model.train(was_training)
     counted = exam.rows.targets_RT != IGNORED
     total = float(nats_RT[counted].sum())

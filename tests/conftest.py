@@ -1,11 +1,16 @@
 """What every test needs before it starts."""
 
 import os
+import tempfile
 
 # Before torch is imported: one thread a process, since the suite runs a process a core (two
 # threads each on two cores fight), and since sums then do not depend on the machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
+# What a machine learns about itself (its speed: two seconds) is learnt once for all tests.
+os.environ.setdefault(
+    "MY_SIMPLE_LLM_CACHE", os.path.join(tempfile.gettempdir(), "my-simple-llm-tests")
+)
 
 import hypothesis
 import pytest

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llm.layers.linear import Linear
+from llm.layers.noise import Dropout
 
 Activation = Literal["gelu", "gelu_tanh", "relu2", "swiglu", "geglu"]
 
@@ -59,7 +60,7 @@ class FeedForward(nn.Module):
         gated = shape.activation in GATED
         self.gate = Linear(d_model, d_ff, shape.init_std, shape.bias) if gated else None
         self.down = Linear(d_ff, d_model, shape.residual_std, shape.bias)
-        self.dropout = nn.Dropout(shape.dropout)
+        self.dropout = Dropout(shape.dropout)
 
     def forward(self, x_BTD: Tensor) -> FeedForwardOutput:
         up_BTF = self.up(x_BTD)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llm.layers.linear import Linear
+from llm.layers.noise import Dropout
 from llm.layers.norm import RMSNorm
 from llm.model.cache import KVCache
 from llm.model.position import Position
@@ -41,7 +42,7 @@ class Attention(nn.Module):
     ):
         super().__init__()
         self.n_heads, self.n_kv_heads, self.head_dim = n_heads, n_kv_heads, d_model // n_heads
-        self.dropout = dropout
+        self.dropout = Dropout(dropout)
         width = n_heads * self.head_dim
         kv_width = n_kv_heads * self.head_dim
         self.query = Linear(d_model, width, init_std, bias)
@@ -68,16 +69,32 @@ class Attention(nn.Module):
         v_BHTC = self._heads(self.value(x_BTD), self.n_kv_heads)
         if cache is not None:
             k_BHTC, v_BHTC = cache.append(layer, k_BHTC, v_BHTC)
-        y_BHTC = F.scaled_dot_product_attention(
-            q_BHTC,
-            k_BHTC,
-            v_BHTC,
-            attn_mask=None if mask_BTS is None else mask_BTS.unsqueeze(1),
-            dropout_p=self.dropout if self.training else 0.0,
-            is_causal=mask_BTS is None and q_BHTC.shape[2] > 1,
-            enable_gqa=self.n_kv_heads < self.n_heads,
-        )
+        if self.training and self.dropout.p:
+            y_BHTC = self._with_dropout(q_BHTC, k_BHTC, v_BHTC, mask_BTS)
+        else:
+            y_BHTC = F.scaled_dot_product_attention(
+                q_BHTC,
+                k_BHTC,
+                v_BHTC,
+                attn_mask=None if mask_BTS is None else mask_BTS.unsqueeze(1),
+                is_causal=mask_BTS is None and q_BHTC.shape[2] > 1,
+                enable_gqa=self.n_kv_heads < self.n_heads,
+            )
         return self.out(y_BHTC.transpose(1, 2).flatten(2))
+
+    def _with_dropout(
+        self, q_BHTC: Tensor, k_BHTC: Tensor, v_BHTC: Tensor, mask_BTS: Tensor | None
+    ) -> Tensor:
+        """The same, some weights left out: the fused kernels draw by batch and not by row."""
+        groups = self.n_heads // self.n_kv_heads
+        k_BHTC, v_BHTC = (x.repeat_interleave(groups, 1) for x in (k_BHTC, v_BHTC))
+        scores_BHTS = q_BHTC @ k_BHTC.mT * self.head_dim**-0.5
+        if mask_BTS is None:
+            t, s = scores_BHTS.shape[-2:]
+            mask_BTS = torch.ones(1, t, s, dtype=torch.bool, device=q_BHTC.device).tril(s - t)
+        scores_BHTS = scores_BHTS.masked_fill(~mask_BTS.unsqueeze(1), -torch.inf)
+        weights_BHTS = scores_BHTS.softmax(-1).to(v_BHTC.dtype)
+        return self.dropout(weights_BHTS) @ v_BHTC
 
     def _heads(self, x_BTD: Tensor, n: int) -> Tensor:
         return x_BTD.unflatten(2, (n, self.head_dim)).transpose(1, 2)

@@ -17,6 +17,7 @@ from llm.config.types import PositiveFloat, PositiveInt, ProperFraction
 from llm.layers.cross_entropy import IGNORED, linear_cross_entropy
 from llm.layers.feed_forward import Activation, FeedForwardOutput, FeedForwardShape
 from llm.layers.linear import Linear
+from llm.layers.noise import Dropout
 from llm.layers.norm import NORMS
 from llm.layers.roles import declare
 from llm.model.attention import Attention, QKNorm, causal_mask
@@ -55,7 +56,7 @@ class Block(nn.Module):
         self.attention = attention
         self.feed_forward_norm = norm()
         self.feed_forward = feed_forward
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(
         self,
@@ -160,7 +161,8 @@ class Transformer(nn.Module):
         self.final_norm = make_norm()
         untied = not tie_embeddings
         self.head = Linear(d_model, vocab_size, init_std, False, "head") if untied else None
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
+        self.z_loss = 0.0  # of the head, in training: `train.z_loss`
 
     def forward(
         self,
@@ -202,9 +204,12 @@ class Transformer(nn.Module):
         if targets_BT is None:
             output.logits_BTV = F.linear(x_BTD, weight_VD)
             return output
-        output.loss_sum, nats_N = linear_cross_entropy(
-            x_BTD.flatten(0, 1), weight_VD, targets_BT.flatten()
+        z_loss = self.z_loss if self.training else 0.0
+        objective, nats_N = linear_cross_entropy(
+            x_BTD.flatten(0, 1), weight_VD, targets_BT.flatten(), z_loss
         )
+        # The value is the cross-entropy alone; the gradient is that of the z-loss, too.
+        output.loss_sum = objective - (objective.detach() - nats_N.sum()) if z_loss else objective
         output.n_tokens = (targets_BT != IGNORED).sum()
         output.nats_BT = nats_N.view_as(targets_BT)
         return output

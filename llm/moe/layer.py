@@ -12,6 +12,7 @@ from llm.config.errors import Refused
 from llm.config.schema import Node
 from llm.config.types import NonNegativeFloat, PositiveInt
 from llm.layers.feed_forward import FeedForwardOutput, FeedForwardShape
+from llm.layers.noise import Dropout
 from llm.moe.balance import switch_loss, z_loss
 from llm.moe.dispatch import gather, plan, scatter
 from llm.moe.experts import Experts
@@ -47,7 +48,7 @@ class MoE(nn.Module):
         make_router: Any = router
         self.router = make_router(shape.d_model, n_experts, top_k)
         self.experts = Experts(shape, n_experts, top_k / n_experts)
-        self.dropout = nn.Dropout(shape.dropout)
+        self.dropout = Dropout(shape.dropout)
 
     def forward(self, x_BTD: Tensor) -> FeedForwardOutput:
         x_ND = x_BTD.flatten(0, 1)

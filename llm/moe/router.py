@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from llm.config.errors import Refused
 from llm.config.types import PositiveFloat, ProperFraction
+from llm.layers.noise import Noise
 from llm.layers.roles import declare
 
 
@@ -56,6 +57,7 @@ class TopKRouter(nn.Module):
                 "renormalize",
             )
         self.top_k, self.renormalize, self.jitter = top_k, renormalize, jitter
+        self.noise = Noise()
         std = (init_scale / d_model) ** 0.5
         weight_ED = torch.empty(n_experts, d_model)
         nn.init.trunc_normal_(weight_ED, std=std, a=-2 * std, b=2 * std)
@@ -65,7 +67,7 @@ class TopKRouter(nn.Module):
         with torch.autocast(x_ND.device.type, enabled=False):
             x_ND = x_ND.float()
             if self.training and self.jitter:
-                x_ND = x_ND * torch.empty_like(x_ND).uniform_(1 - self.jitter, 1 + self.jitter)
+                x_ND = x_ND * (1 + self.jitter * (2 * self.noise(x_ND) - 1))
             logits_NE = F.linear(x_ND, self.weight_ED.float())
             probs_NE = logits_NE.softmax(-1)
             weights_NK, experts_NK = probs_NE.topk(self.top_k, dim=-1)

@@ -1,0 +1,147 @@
+"""The processes of one job: one, or those that torchrun started, on one machine or several.
+
+    torchrun --nproc-per-node 4 -m llm.train hardware.parallel=fsdp
+
+Rank 0 decides (prepares the data, claims the run, writes every file) and the others follow. Before
+training they speak through torchrun's key-value store, which has no time-out to run into while
+data are prepared and outlives them all, so that the reason of a failure reaches everybody: one
+process prints one line, and all end with its exit code. In training they speak through
+torch.distributed: NCCL between GPUs, gloo elsewhere.
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, distributed
+
+from llm.config.errors import Elsewhere, Failed, Interrupted, Refused
+
+T = TypeVar("T")
+#: Seconds between two looks at the store.
+_PERIOD = 0.02
+
+
+class World:
+    """What one process knows of the others. Enter it around the work of the whole job.
+
+    Outside torchrun, and in a job of one process, nothing is started and every method is free.
+    """
+
+    _jobs = 0  # of this process: a sweep has several, and their words in the store must not meet
+
+    def __init__(self) -> None:
+        self.rank = int(os.environ.get("RANK", "0"))
+        self.size = int(os.environ.get("WORLD_SIZE", "1"))
+        self.local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+        self.launched = "WORLD_SIZE" in os.environ
+        self.local_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        self._store: Any = None
+        self._said = 0
+
+    @property
+    def first(self) -> bool:
+        """Whether this process decides and writes."""
+        return self.rank == 0
+
+    def __enter__(self) -> "World":
+        if self.size > 1:
+            World._jobs += 1
+            store, _, _ = next(distributed.rendezvous("env://"))
+            self._store = distributed.PrefixStore(f"job{World._jobs}", store)
+        return self
+
+    def decide(self, decision: Callable[[], T]) -> T:
+        """Rank 0's `decision()`, plain data, for everybody; they wait as long as it takes."""
+        if self._store is None:
+            return decision()
+        self._said += 1
+        key = f"decision{self._said}"
+        if self.first:
+            decided = decision()
+            self._store.set(key, json.dumps(decided))
+            return decided
+        self._wait(key)
+        return json.loads(self._store.get(key))
+
+    def start(self, device: str) -> None:
+        """Begin to speak through torch.distributed: GPUs by NCCL, the rest by gloo."""
+        if self._store is None:
+            return
+        if device == "cuda":
+            torch.cuda.set_device(self.local_rank)
+        distributed.init_process_group(
+            "nccl" if device == "cuda" else "gloo",
+            store=self._store,
+            rank=self.rank,
+            world_size=self.size,
+            device_id=torch.device("cuda", self.local_rank) if device == "cuda" else None,
+        )
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Summed over all processes, in place."""
+        if self.size > 1:
+            distributed.all_reduce(tensor)
+        return tensor
+
+    def share(self, rows: int) -> slice:
+        """This process's part of the rows of one micro-step."""
+        own = rows // self.size
+        return slice(self.rank * own, (self.rank + 1) * own)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        problem: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._store is None:
+            return
+        if problem is None or isinstance(problem, Interrupted):
+            if distributed.is_initialized():
+                distributed.barrier()  # nobody hangs up while another still speaks
+                distributed.destroy_process_group()
+            return
+        cause = self.cause_of(problem)
+        if not isinstance(cause, Elsewhere):
+            cause.own = True  # type: ignore[attr-defined]
+            time.sleep(1.0)  # torchrun is about to end the others: rank 0 writes run.json first
+        if cause is not problem:
+            raise cause from problem
+
+    def cause_of(self, problem: BaseException) -> BaseException:
+        """What ended the job, where `problem` ended this process; the others learn of it.
+
+        When a process dies, what it was speaking with the others breaks off, and they fail too,
+        for a reason that is none.
+        """
+        if self._store is None or isinstance(problem, Elsewhere):
+            return problem
+        if _broke_off(problem):
+            limit = time.monotonic() + 5.0  # the one that failed is about to say so
+            while time.monotonic() < limit and not self._store.check(["failure"]):
+                time.sleep(_PERIOD)
+            problem = Failed("a process of this job died without a word (killed, out of memory?)")
+        code = 2 if isinstance(problem, Refused) else 1
+        mine = json.dumps({"rank": self.rank, "code": code, "reason": str(problem)})
+        # Writes `mine` where nobody wrote yet, and answers what stands there.
+        first = json.loads(self._store.compare_set("failure", "", mine))
+        return problem if first["rank"] == self.rank else Elsewhere(*first.values())
+
+    def _wait(self, key: str) -> None:
+        while not self._store.check([key]):
+            if self._store.check(["failure"]):
+                raise Elsewhere(*json.loads(self._store.get("failure")).values())
+            time.sleep(_PERIOD)
+
+
+def _broke_off(problem: BaseException) -> bool:
+    """Whether this is a failure of communication, whose cause lies elsewhere."""
+    told = str(problem)
+    return isinstance(problem, distributed.DistError) or (
+        isinstance(problem, RuntimeError) and ("gloo" in told or "NCCL" in told)
+    )

@@ -1,0 +1,99 @@
+"""Everything that is decided before step 0, rank 0 deciding where there are several processes."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from llm.config.entry import Job
+from llm.config.errors import Refused
+
+if TYPE_CHECKING:
+    from llm.data.corpus import Corpus
+    from llm.data.prepare import Prepared
+    from llm.evaluate import Examination
+    from llm.hardware.machine import Machine
+    from llm.hardware.world import World
+    from llm.runs.directory import Run
+
+
+class Setup(NamedTuple):
+    """What `prepare_run` decided."""
+
+    config: dict[str, Any]
+    corpus: "Corpus"
+    prepared: "Prepared"
+    exam: "Examination"
+    machine: "Machine"
+    run: "Run"
+    world: "World"
+
+
+def prepare_run(job: Job, world: "World | None" = None) -> Setup:
+    """Refuse what can be refused, prepare the data, and claim the run."""
+    from llm.build import build_model
+    from llm.config.instantiate import instantiate
+    from llm.data.prepare import prepare
+    from llm.evaluate import examination
+    from llm.hardware.world import World
+    from llm.runs.directory import Run, claim
+    from llm.runs.identity import code_hash, config_hash, git_state, run_id, versions
+
+    world = world or World()
+    config, names, plugins = job.config, job.chosen, job.config["plugins"]
+    hardware = instantiate(config["hardware"], "hardware", plugins)
+    machine = hardware.resolve(world)
+    if config["train"]["batch_size"] % world.size:
+        raise Refused(
+            f"is {config['train']['batch_size']} sequences over all processes, "
+            f"which {world.size} of them cannot share evenly",
+            "train.batch_size",
+        )
+    for group in ("tracking", "optimizer"):
+        instantiate(config[group], group, plugins)
+    try:
+        build_model(config, 256, plugins, device="meta")
+    except RuntimeError as error:  # sizes beyond what a tensor can count
+        raise Refused(f"model: cannot be built: {str(error).splitlines()[0]}") from None
+    corpus = instantiate(config["data"], "data", plugins)
+    tokenizer = instantiate(config["tokenizer"], "tokenizer", plugins)
+    if world.first:
+        for note in job.validated.notes:
+            print(note, file=sys.stderr)
+
+    # The data's fingerprint is part of the run's identity; how many processes there are is not.
+    outputs = Path(config["outputs"])
+    data_name = f"{names['data']}-{names['tokenizer']}"
+
+    def made() -> "Prepared":
+        return prepare(corpus, tokenizer, config["tokenizer"], data_name, outputs / "data")
+
+    prepared = made() if world.first else None
+    world.decide(lambda: "prepared")
+    prepared = prepared or made()
+    exam = examination(
+        prepared, corpus, config["model"]["max_seq_len"], config["train"]["eval_tokens"]
+    )
+    identity = {**job.validated.identity, "hardware": machine.facts()}
+    name = run_id([names["model"], names["moe"], names["data"]], identity, prepared.fingerprint)
+    claimed: list[Run] = []
+
+    def decide() -> dict[str, Any]:
+        facts = {
+            "state": "running",
+            "config_hash": config_hash(identity),
+            "code_hash": code_hash(),
+            "data_fingerprint": prepared.fingerprint,
+            "sweep": job.sweep,
+            "versions": versions(),
+            **git_state(),
+            **machine.facts(),
+        }
+        rules = config["run"]
+        claimed.append(
+            claim(outputs / "runs", name, config, facts, rules["existing"], rules["code_changed"])
+        )
+        return claimed[0].facts
+
+    facts = world.decide(decide)
+    run = claimed[0] if claimed else Run(outputs / "runs" / name, facts, None)
+    return Setup(config, corpus, prepared, exam, machine, run, world)
