@@ -9,6 +9,7 @@ Heavy imports stand inside the functions that need them: `--help` imports this f
 import math
 import sys
 import time
+from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from llm.loop.outcome import diagnosis, extent, results, summary
 from llm.loop.setup import Setup, prepare_run
 
 if TYPE_CHECKING:
-    from torch import nn
+    from llm.model.transformer import Transformer
 
 #: Times that a run goes back to a checkpoint before it gives up.
 _MOST_RETURNS = 3
@@ -60,6 +61,7 @@ def _train(setup: Setup, job: Job) -> None:
     from llm.data.batches import TrainOrder, mix
     from llm.data.feed import Feed
     from llm.evaluate import acceptance, examine
+    from llm.hardware.blocks import compile_blocks, recompute_blocks
     from llm.hardware.parallel import Parallel
     from llm.hardware.peak import measured_peak
     from llm.hardware.profile import profiler
@@ -67,7 +69,7 @@ def _train(setup: Setup, job: Job) -> None:
     from llm.hardware.slurm import requeue
     from llm.hardware.stopwatch import Stopwatch, memory_peak
     from llm.loop.silent import Silent
-    from llm.loop.step import Gradients
+    from llm.loop.step import Gradients, find_batch
     from llm.moe.statistics import summarise
     from llm.optimizer.guard import Guard
     from llm.optimizer.norms import Norms, Steps
@@ -93,9 +95,18 @@ def _train(setup: Setup, job: Job) -> None:
     model = build_model(config, vocab_size, plugins, machine.device)
     model.z_loss = settings["z_loss"]
     costs = account_for(config, model)
+    micro_rows = settings["batch_size"]
+    rows_per_step = micro_rows * settings["grad_accum_steps"]
+    if hardware.find_batch:
+        known = run.facts.get("micro_rows")
+        micro_rows = known or world.decide(
+            lambda: find_batch(model, machine, rows_per_step // world.size) * world.size
+        )
+    if hardware.recompute:
+        recompute_blocks(model)
+    if decided["compile"]:
+        compile_blocks(model)
     scheme = hardware.scheme(world)
-    micro_rows, micro_steps = settings["batch_size"], settings["grad_accum_steps"]
-    rows_per_step = micro_rows * micro_steps
     parallel = Parallel(model, scheme, world)
     optimizer, scaler = recipe.optimizer(model), machine.scaler()
     order = TrainOrder(prepared.tokens("train"), seq_len, seed)
@@ -103,7 +114,12 @@ def _train(setup: Setup, job: Job) -> None:
     if world.first:
         tokenizers.save(prepared.tokenizer, run.folder)
     run.update(
-        **decided, processes=world.size, parallel=scheme, floor=exam.floor, **asdict(costs)
+        **decided,
+        micro_rows=micro_rows,
+        processes=world.size,
+        parallel=scheme,
+        floor=exam.floor,
+        **asdict(costs),
     )
 
     # Where it stands, from the newest whole checkpoint.
@@ -122,7 +138,9 @@ def _train(setup: Setup, job: Job) -> None:
         for line in damaged:
             print(f"{line}; going back to the one before", file=sys.stderr)
         if damaged and found is None:
-            raise Failed(f"no checkpoint of {run.folder} is whole; run.existing=restart begins anew")
+            raise Failed(
+                f"no checkpoint of {run.folder} is whole; run.existing=restart begins anew"
+            )
         return found.folder.name if found else None
 
     newest = world.decide(whole_one)
@@ -186,9 +204,7 @@ def _train(setup: Setup, job: Job) -> None:
             )
             found = checkpoint.read(run.checkpoints / name) if name else None
         if found is None:
-            raise Failed(
-                diagnosis(run, at.step, totals.loss, totals.norm, lr, machine.precision)
-            )
+            raise Failed(diagnosis(run, at.step, totals.loss, totals.norm, lr, machine.precision))
         left, returns = at.step, at.went_back
         restore(found)
         at.went_back = [*returns, [left, at.step]]
@@ -200,7 +216,7 @@ def _train(setup: Setup, job: Job) -> None:
             checkpoint.drop_after(run.best, at.step)
         progress.say(f"step {left}: back to step {at.step}, and past the data that did the harm")
 
-    def whole_model() -> "nn.Module | None":
+    def whole_model() -> "Transformer | None":
         """The model in one piece on rank 0's device, where texts are written; else None."""
         if not parallel.sharded:
             return model if world.first else None
@@ -214,9 +230,7 @@ def _train(setup: Setup, job: Job) -> None:
     signals, trace = StopSignals(), profiler(run.folder, settings["profile"] and world.first)
     watch, norms = Stopwatch(machine.device), Norms(model)
     feed = Feed(lambda first: order.rows(first, rows_per_step))
-    gradients = Gradients(
-        parallel, machine, scaler, norms, signals, watch, seed, micro_rows
-    )
+    gradients = Gradients(parallel, machine, scaler, norms, signals, watch, seed, micro_rows)
     begun = drawn = time.monotonic() - at.seconds
     stop: int | None = None
     try:
@@ -275,8 +289,7 @@ def _train(setup: Setup, job: Job) -> None:
                     "train/loss": totals.loss,
                     "train/grad_norm": totals.norm,
                     "train/lr": lr,
-                    "data/epoch": (at.step * rows_per_step + at.passed_over)
-                    / order.rows_per_epoch,
+                    "data/epoch": (at.step * rows_per_step + at.passed_over) / order.rows_per_epoch,
                     **summarise(totals.router),
                 }
                 if guard.skipped:
@@ -287,7 +300,7 @@ def _train(setup: Setup, job: Job) -> None:
                     metrics |= {f"grad_norm/{role}": x for role, x in totals.norms.items()}
                     metrics |= {f"update_ratio/{role}": x for role, x in moved.items()}
                     with watch.phase("evaluation"):
-                        metrics |= examine(model, exam, machine, micro_rows, world)
+                        metrics |= examine(model, exam, machine, settings["batch_size"], world)
                     if not math.isfinite(metrics["val/loss"]):  # the weights are spoilt
                         go_back()
                         continue
@@ -314,7 +327,8 @@ def _train(setup: Setup, job: Job) -> None:
                 if sample_every and at.step % sample_every == 0 and not last:
                     writer = whole_model()
                     if writer is not None:
-                        texts = sample_texts(writer, prepared, seed, at.step)
+                        with torch.compiler.set_stance("force_eager"):
+                            texts = sample_texts(writer, prepared, seed, at.step)
                         tracker.table(at.step, [{"text": text} for text in texts])
                         progress.say(f"step {at.step} writes: {texts[0]}")
                 minutes = settings["checkpoint_minutes"]
@@ -338,8 +352,9 @@ def _train(setup: Setup, job: Job) -> None:
         # The end, from the last checkpoint on: made again where a crash interrupts it.
         writer = whole_model()
         if writer is not None:
-            texts = sample_texts(writer, prepared, seed, at.step)
-            shares = acceptance(writer, prepared, corpus, seed)
+            with torch.compiler.set_stance("force_eager"):
+                texts = sample_texts(writer, prepared, seed, at.step)
+                shares = acceptance(writer, prepared, corpus, seed)
             if shares:
                 log.append(at.step, at.tokens, shares)
             draw_curve(run.folder)
@@ -350,15 +365,10 @@ def _train(setup: Setup, job: Job) -> None:
     except BaseException as problem:
         keeper.settle()
         cause = world.cause_of(problem)
-        interrupted = isinstance(cause, Interrupted)
-        tracker.finish(cause.exit_code if interrupted else 1)
-        try:
-            run.update(
-                state="interrupted" if interrupted else "failed",
-                reason=str(cause) or type(cause).__name__,
-            )
-        except OSError:  # a full disk does not take this either
-            pass
+        state, code = ("interrupted", cause) if isinstance(cause, Interrupted) else ("failed", None)
+        tracker.finish(code.exit_code if code else 1)
+        with suppress(OSError):  # a full disk does not take this either
+            run.update(state=state, reason=str(cause) or type(cause).__name__)
         if isinstance(cause, Interrupted) and world.first:
             told = requeue(cause.args[0])
             if told:

@@ -88,7 +88,10 @@ class Hardware:
             )
         if device == "mps" and world.size > 1:
             raise Refused("hardware: an Apple GPU serves one process; leave torchrun out")
-        self.scheme(world)
+        if self.scheme(world) == "fsdp" and self.find_batch:
+            raise Refused(
+                "does not go with parallel=fsdp: a trial takes the whole model", "find_batch"
+            )
         precision = self.precision if self.precision != "auto" else _best_precision(device)
         return Machine(device, precision)
 

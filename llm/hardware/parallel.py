@@ -84,11 +84,8 @@ def _shard(model: nn.Module) -> None:
     from torch.distributed.fsdp import fully_shard
 
     declared = {name: dict(vars(p)) for name, p in model.named_parameters()}
-    for module in model.modules():
-        if isinstance(module, nn.ModuleList):
-            for block in module:
-                if any(True for _ in block.parameters()):
-                    fully_shard(block)
+    for block in model.blocks:  # type: ignore[union-attr]
+        fully_shard(block)
     fully_shard(model)
     for name, parameter in model.named_parameters():  # which are others now
         vars(parameter).update(declared[name])

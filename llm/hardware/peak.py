@@ -7,17 +7,11 @@ from pathlib import Path
 
 import torch
 
+from llm.hardware.cache import cache_folder
 from llm.hardware.machine import DTYPES, Machine
 
 #: Seconds that a calibration takes at most, once for a device, a precision and a version.
 _SECONDS = 2.0
-
-
-def cache_folder() -> Path:
-    """Where what a machine has learnt about itself is kept, from run to run."""
-    own = os.environ.get("MY_SIMPLE_LLM_CACHE")
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(own) if own else Path(base) / "my-simple-llm"
 
 
 def measured_peak(machine: Machine) -> float:
@@ -48,7 +42,9 @@ def measured_peak(machine: Machine) -> float:
 def _measure(machine: Machine) -> float:
     best, begun = 0.0, time.perf_counter()
     for n in (4096, 8192) if machine.device == "cuda" else (512, 1024, 2048):
-        a, b = (torch.randn(n, n, device=machine.device).to(DTYPES[machine.precision]) for _ in "ab")
+        a, b = (
+            torch.randn(n, n, device=machine.device).to(DTYPES[machine.precision]) for _ in "ab"
+        )
         _time(machine.device, a, b)  # the first call sets up
         limit = time.perf_counter() + _SECONDS / 3
         while time.perf_counter() < limit:

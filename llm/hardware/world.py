@@ -18,6 +18,8 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from llm.config.errors import Elsewhere, Failed, Interrupted, Refused
 
@@ -51,8 +53,8 @@ class World:
     def __enter__(self) -> "World":
         if self.size > 1:
             World._jobs += 1
-            store, _, _ = next(distributed.rendezvous("env://"))
-            self._store = distributed.PrefixStore(f"job{World._jobs}", store)
+            store, _, _ = next(rendezvous("env://"))
+            self._store = PrefixStore(f"job{World._jobs}", store)
         return self
 
     def decide(self, decision: Callable[[], T]) -> T:

@@ -27,9 +27,7 @@ def extent(
     return max(1, math.ceil(budget.amount / per_step - 1e-9)), per_step
 
 
-def results(
-    rows: list[dict[str, Any]], at: "Position"
-) -> dict[str, Any]:
+def results(rows: list[dict[str, Any]], at: "Position") -> dict[str, Any]:
     """What run.json says of a finished run, from its metric log."""
     evaluations = [row for row in rows if "val/loss" in row]
     last, best = evaluations[-1], min(evaluations, key=lambda row: row["val/loss"])

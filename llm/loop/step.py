@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from llm.data.batches import IGNORED, Batch, mix
+from llm.hardware.fit import largest_fitting
 from llm.hardware.machine import Machine
 from llm.hardware.parallel import Parallel
 from llm.hardware.signals import STOPPING, StopSignals
@@ -24,7 +25,7 @@ class Totals(NamedTuple):
     loss: float  # mean cross-entropy of the step's targets, in nats
     n_targets: int
     norms: dict[str, float]  # of the gradients, before clipping, by role
-    router: dict[str, Tensor]  # statistics, means over the step's tokens, on the CPU
+    router: dict[str, Tensor]  # statistics, means over the step's rows, on the CPU
     stop: int | None  # a signal that one of the processes got
     seconds: float  # rank 0's clock
 
@@ -37,8 +38,9 @@ class Totals(NamedTuple):
 class Gradients:
     """Forward and backward of a step's micro-steps, in this process's share of their rows.
 
-    A token weighs 1 / (targets of the step) wherever it is computed, and so do the auxiliary
-    losses, which are means over the tokens of a call. Noise is keyed by seed, step and row.
+    A target weighs 1 / (targets of the step) wherever it is computed, and a row 1 / (rows of the
+    step) in the auxiliary losses, which are means over the rows of a call. Noise is keyed by seed,
+    step and row.
 
     Args:
         micro_rows: rows of one micro-step, over all processes
@@ -71,6 +73,7 @@ class Gradients:
         n_targets = int((batch.targets_RT != IGNORED).sum())
         micro_steps = len(batch.tokens_RT) // self.micro_rows
         optimizer.zero_grad(set_to_none=True)
+        share = 1 / (micro_steps * self.world.size)  # of the step's rows, in one call
         loss_sum: Any = 0.0
         router: dict[str, Tensor] = {}
         for micro in range(micro_steps):
@@ -82,7 +85,6 @@ class Gradients:
                 with self.watch.phase("forward", on_device=True), self.machine.autocast():
                     output = self.parallel(tokens_BT, targets_BT)
                 with self.watch.phase("backward", on_device=True):
-                    share = output.n_tokens / n_targets
                     loss = output.loss_sum / n_targets + share * sum(output.aux.values())
                     self.scaler.scale(loss * self.world.size).backward()
             loss_sum = loss_sum + output.loss_sum.detach()
@@ -135,3 +137,17 @@ class Gradients:
             stopping[0] if stopping else None,
             float(clock),
         )
+
+
+def find_batch(model: Any, machine: Machine, rows: int) -> int:
+    """How many of a step's `rows` this process can take at once: `hardware.find_batch`."""
+
+    def trial(count: int) -> None:
+        ids_BT = torch.zeros(count, model.max_seq_len, dtype=torch.int64, device=machine.device)
+        with machine.autocast():
+            output = model(ids_BT, ids_BT)
+        (output.loss_sum + sum(output.aux.values())).backward()
+        model.zero_grad(set_to_none=True)
+
+    optimizer = 8 * sum(parameter.numel() for parameter in model.parameters())
+    return largest_fitting(rows, machine.device, trial, optimizer)

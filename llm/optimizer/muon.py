@@ -50,7 +50,9 @@ class MuonAdamW(torch.optim.Optimizer):
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None]
             if group["weight_decay"] and parameters:
-                torch._foreach_mul_([own(p) for p in parameters], 1 - group["lr"] * group["weight_decay"])
+                torch._foreach_mul_(
+                    [own(p) for p in parameters], 1 - group["lr"] * group["weight_decay"]
+                )
             if group["muon"]:
                 self._muon(parameters, group["lr"])
             else:

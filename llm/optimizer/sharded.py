@@ -4,6 +4,8 @@ An update that looks at one number at a time works on the shares; one that looks
 needs it gathered. Where nothing is shared out all three functions pass their tensor through.
 """
 
+from typing import Any
+
 from torch import Tensor
 
 
@@ -12,7 +14,7 @@ def own(tensor: Tensor) -> Tensor:
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
-def gather(share: Tensor, like: Tensor) -> Tensor:
+def gather(share: Tensor, like: Any) -> Tensor:
     """The whole of which every process brings its `share`, shared out as `like` is."""
     if not hasattr(like, "to_local"):
         return share
@@ -24,7 +26,7 @@ def gather(share: Tensor, like: Tensor) -> Tensor:
     return whole.full_tensor()
 
 
-def share_of(whole: Tensor, like: Tensor) -> Tensor:
+def share_of(whole: Tensor, like: Any) -> Tensor:
     """This process's share of `whole`, shared out as `like` is; nothing is sent."""
     if not hasattr(like, "to_local"):
         return whole

@@ -95,13 +95,12 @@ class Checkpoint:
         )
 
 
-def _share(whole: Tensor, like: Tensor | None) -> Tensor:
+def _share(whole: Tensor, like: Any) -> Tensor:
     """`whole`, or this process's share of it where `like` is shared out; nothing is sent."""
     if not hasattr(like, "full_tensor"):
         return whole.clone()  # of the file's mapping
     from torch.distributed.tensor import distribute_tensor
 
-    assert like is not None
     return distribute_tensor(
         whole.to(like.device), like.device_mesh, like.placements, src_data_rank=None
     )
@@ -140,6 +139,7 @@ def _told(error: SafetensorError) -> str:
 
 
 def _checksum(file: Path, sync: bool = False) -> str:
+    stream: Any
     with file.open("rb+" if sync else "rb") as stream:
         if sync:
             os.fsync(stream.fileno())
@@ -204,9 +204,7 @@ def read(folder: Path, device: torch.device | str = "cpu") -> Checkpoint:
         sums = json.loads((folder / "checksums.json").read_bytes())
         for name in sums:
             if _checksum(folder / name) != sums[name]:
-                raise Failed(
-                    f"checkpoint {folder} is damaged: {name} does not match its checksum"
-                )
+                raise Failed(f"checkpoint {folder} is damaged: {name} does not match its checksum")
         state = json.loads((folder / "state.json").read_bytes())
     except (OSError, ValueError) as error:
         raise Failed(f"checkpoint {folder} is damaged: {error}") from None
