@@ -46,20 +46,26 @@ def in_processes(size: int, work: Callable[[int], Any]) -> list[Any]:
     processes = [context.Process(target=run, args=(rank,)) for rank in range(size)]
     for process in processes:
         process.start()
-    answers = [receiver.recv() if receiver.poll(120) else TimeoutError() for receiver, _ in results]
+    answers = [receiver.recv() if receiver.poll(90) else TimeoutError() for receiver, _ in results]
     for process in processes:
         process.kill()
         process.join()
     return answers
 
 
-def train_in_processes(size: int, *jobs: list[str]) -> list[list[Ended]]:
-    """`llm.train` with each list of overrides in turn, in the same processes: by job, by rank."""
+def train_in_processes(
+    size: int, *jobs: list[str], before: Callable[[int], None] = lambda rank: None
+) -> list[list[Ended]]:
+    """`llm.train` with each list of overrides in turn, in the same processes: by job, by rank.
+
+    `before` is called in each process at its start, with its rank.
+    """
 
     def work(rank: int) -> list[Ended]:
         from llm.config.entry import main
         from llm.train import train
 
+        before(rank)
         ends = []
         for overrides in jobs:
             sys.argv = ["llm.train", *overrides]

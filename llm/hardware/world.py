@@ -13,12 +13,13 @@ import json
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed
-from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.distributed_c10d import PrefixStore, _abort_process_group
 from torch.distributed.rendezvous import rendezvous
 
 from llm.config.errors import Elsewhere, Failed, Interrupted, Refused
@@ -34,7 +35,9 @@ class World:
     Outside torchrun, and in a job of one process, nothing is started and every method is free.
     """
 
-    _jobs = 0  # of this process: a sweep has several, and their words in the store must not meet
+    # A sweep has several jobs in one process: one store, in which their words must not meet.
+    _jobs = 0
+    _all_stores: Any = None
 
     def __init__(self) -> None:
         self.rank = int(os.environ.get("RANK", "0"))
@@ -53,8 +56,8 @@ class World:
     def __enter__(self) -> "World":
         if self.size > 1:
             World._jobs += 1
-            store, _, _ = next(rendezvous("env://"))
-            self._store = PrefixStore(f"job{World._jobs}", store)
+            World._all_stores = World._all_stores or next(rendezvous("env://"))[0]
+            self._store = PrefixStore(f"job{World._jobs}", World._all_stores)
         return self
 
     def decide(self, decision: Callable[[], T]) -> T:
@@ -111,7 +114,9 @@ class World:
         cause = self.cause_of(problem)
         if not isinstance(cause, Elsewhere):
             cause.own = True  # type: ignore[attr-defined]
-            time.sleep(1.0)  # torchrun is about to end the others: rank 0 writes run.json first
+        _hang_up()
+        if not self.first and not isinstance(cause, Elsewhere):
+            time.sleep(1.0)  # torchrun ends all with the first: rank 0 still writes run.json
         if cause is not problem:
             raise cause from problem
 
@@ -139,6 +144,17 @@ class World:
             if self._store.check(["failure"]):
                 raise Elsewhere(*json.loads(self._store.get("failure")).values())
             time.sleep(_PERIOD)
+
+
+def _hang_up() -> None:
+    """Leave in the middle of a conversation: the others notice at once."""
+    if not distributed.is_initialized():
+        return
+    with suppress(RuntimeError):
+        if distributed.get_backend() == "nccl":
+            _abort_process_group()  # destroying would wait for the others
+        else:
+            distributed.destroy_process_group()
 
 
 def _broke_off(problem: BaseException) -> bool:
