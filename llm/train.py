@@ -90,6 +90,7 @@ def _train(setup: Setup, job: Job) -> None:
     tracker: Any = instantiate(config["tracking"], "tracking", plugins) if world.first else Silent()
 
     world.start(machine.device)
+    world.watch(lambda failure: run.update(state="failed", reason=str(failure)))
     decided = hardware.start(machine, run.facts)
     vocab_size = prepared.tokenizer.vocab_size
     model = build_model(config, vocab_size, plugins, machine.device)

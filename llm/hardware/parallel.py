@@ -74,7 +74,7 @@ def _ddp(model: nn.Module, world: World) -> nn.Module:
     return DistributedDataParallel(
         model,
         device_ids=[world.local_rank] if on_gpu else None,
-        broadcast_buffers=False,  # every process computes the same ones
+        forward_sync_buffers=False,  # every process computes the same ones
         gradient_as_bucket_view=True,
     )
 

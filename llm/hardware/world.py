@@ -11,6 +11,7 @@ torch.distributed: NCCL between GPUs, gloo elsewhere.
 
 import json
 import os
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -27,6 +28,8 @@ from llm.config.errors import Elsewhere, Failed, Interrupted, Refused
 T = TypeVar("T")
 #: Seconds between two looks at the store.
 _PERIOD = 0.02
+#: Seconds for a process to notice by itself that another one failed.
+_PATIENCE = 10.0
 
 
 class World:
@@ -47,6 +50,7 @@ class World:
         self.local_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         self._store: Any = None
         self._said = 0
+        self._left = threading.Event()
 
     @property
     def first(self) -> bool:
@@ -87,6 +91,27 @@ class World:
             device_id=torch.device("cuda", self.local_rank) if device == "cuda" else None,
         )
 
+    def watch(self, last_words: Callable[[Elsewhere], None]) -> None:
+        """End this process when another one has failed and this one does not notice.
+
+        Whoever waits for the others' part of a sum waits for minutes where one of them has failed
+        and yet lives, or where a network has no word for the end.
+
+        Args:
+            last_words: called before it ends
+        """
+        if self._store is not None:
+            threading.Thread(target=self._watch, args=(last_words,), daemon=True).start()
+
+    def _watch(self, last_words: Callable[[Elsewhere], None]) -> None:
+        store = self._store
+        while not self._left.wait(1.0):
+            if store.check(["failure"]):
+                failure = Elsewhere(*json.loads(store.get("failure")).values())
+                if failure.args[0] != self.rank and not self._left.wait(_PATIENCE):
+                    last_words(failure)
+                    os._exit(failure.exit_code)
+
     def sum(self, tensor: Tensor) -> Tensor:
         """Summed over all processes, in place."""
         if self.size > 1:
@@ -104,6 +129,7 @@ class World:
         problem: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._left.set()
         if self._store is None:
             return
         if problem is None or isinstance(problem, Interrupted):

@@ -122,7 +122,7 @@ def test_a_checkpoint_of_two_processes_opens_in_four_and_in_one(workplace):
 
 
 def test_what_ends_one_process_ends_all_with_one_line(toy_text):
-    """Refused before training, refused by what rank 0 alone sees, failed in rank 1 alone."""
+    """Refused by all before training, and failed in one alone."""
 
     def before(rank: int) -> None:
         compute = Gradients.compute
@@ -137,12 +137,10 @@ def test_what_ends_one_process_ends_all_with_one_line(toy_text):
     ends = train_in_processes(
         2,
         [*BRIEF, *DENSE, "train.batch_size=3"],
-        [*BRIEF, *DENSE, "hardware.parallel=none"],
-        [*BRIEF, *DENSE, "seed=7"],
         [*BRIEF, *DENSE, "seed=7"],
         before=before,
     )
-    expected = [(2, "share evenly"), (2, "ddp or fsdp"), (1, "fan"), (1, "fan")]
+    expected = [(2, "share evenly"), (1, "fan")]
     for (first, second), (code, line) in zip(ends, expected, strict=True):
         assert (first.code, second.code) == (code, code)
         said = [text for text in (first.err + second.err).splitlines() if "llm.train:" in text]
@@ -151,4 +149,3 @@ def test_what_ends_one_process_ends_all_with_one_line(toy_text):
     (folder,) = Path("outputs/runs").glob("[a-z]*")
     told = json.loads((folder / "run.json").read_text())
     assert told["state"] == "failed" and "fan" in told["reason"]
-    assert "going on" in ends[3][0].err

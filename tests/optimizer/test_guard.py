@@ -21,7 +21,9 @@ def test_a_healthy_run_is_left_alone():
     assert after(2000).skipped == 0
 
 
-@pytest.mark.parametrize(("loss", "norm"), [(9.0, 1.0), (1.5, 40.0), (math.nan, 1.0), (1.5, math.inf)])
+@pytest.mark.parametrize(
+    ("loss", "norm"), [(9.0, 1.0), (1.5, 40.0), (math.nan, 1.0), (1.5, math.inf)]
+)
 def test_a_spike_is_left_out_and_changes_no_standard(loss, norm):
     guard = after(500)
     for count in (1, 2, 3):
