@@ -133,9 +133,8 @@ def write(parent: Path, step: int, content: Snapshot, state: dict[str, Any]) -> 
 
 
 def _told(error: SafetensorError) -> str:
-    """The system's message within that of safetensors: "No space left on device"."""
-    text = str(error)
-    return text.partition('message: "')[2].partition('"')[0] or text
+    """The system's message within that of safetensors: "No space left on device (os error 28)"."""
+    return str(error).rpartition("I/O error: ")[2]
 
 
 def _checksum(file: Path, sync: bool = False) -> str:
