@@ -18,7 +18,7 @@ STAMP := $(VENV)/.made
 SAY := @echo >&2
 
 .DEFAULT_GOAL := help
-.PHONY: help env train test test-all chat sweep bench sizes lint format clean distclean
+.PHONY: help env train test test-all chat sweep bench bench-moe sizes lint format clean distclean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,6 +56,9 @@ test-all: env ## Run every test, the slow ones too
 
 bench: env ## Measure speed
 	@$(PYTHON) experiments/speed/bench.py $(ARGS)
+
+bench-moe: env ## Measure what experts cost
+	@$(PYTHON) experiments/speed/moe.py $(ARGS)
 
 lint: env ## Check style and types
 	@$(PYTHON) -m ruff check

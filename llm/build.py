@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree
 
+from llm.config.errors import Refused
 from llm.config.instantiate import instantiate
 from llm.layers.noise import number_places
 from llm.model.accounting import Account, account
@@ -33,6 +34,10 @@ def build_model(
         vocab_size: of the tokenizer
         device: "meta" builds without memory, to check and to count
     """
+    if config["moe"].get("init") == "upcycle" and not config["model"].get("init_from"):
+        raise Refused(
+            "is upcycle, which needs a dense checkpoint to start from: model.init_from", "moe.init"
+        )
     torch.manual_seed(config["seed"])
     with torch.device("meta" if str(device) == "meta" else "cpu"):
         feed_forward = instantiate(config["moe"], "moe", plugins)

@@ -157,6 +157,7 @@ def _open(flags: argparse.Namespace) -> tuple["Session", str]:
 
     from llm.generate.conversation import Conversation, Sampling
     from llm.generate.session import Session
+    from llm.moe.layer import caveats
     from llm.runs.reopen import load_run
 
     try:
@@ -171,6 +172,8 @@ def _open(flags: argparse.Namespace) -> tuple["Session", str]:
         raise Failed(f"{path} cannot be opened: {reason}") from error
     if run.facts.get("params_active", _ONE_THREAD) < _ONE_THREAD:
         torch.set_num_threads(1)
+    for caveat in caveats(run.model):
+        print(f"({caveat})", file=sys.stderr)
     generator = torch.Generator(run.model.embedding.device)
     if flags.seed is None:
         generator.seed()

@@ -70,6 +70,7 @@ def _train(setup: Setup, job: Job) -> None:
     from llm.hardware.stopwatch import Stopwatch, memory_peak
     from llm.loop.silent import Silent
     from llm.loop.step import Gradients, find_batch
+    from llm.moe.balance import after_step
     from llm.moe.statistics import summarise
     from llm.optimizer.guard import Guard
     from llm.optimizer.norms import Norms, Steps
@@ -272,6 +273,7 @@ def _train(setup: Setup, job: Job) -> None:
                         norms.clip(totals.norm, settings["clip_norm"])
                         steps = Steps(norms) if examined else None
                         scaler.step(optimizer)
+                        after_step(model, totals.router.get("load_E"))
                     moved = steps.ratios(parallel.total) if steps else {}
                 scaler.update()
                 at.step += 1

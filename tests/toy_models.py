@@ -5,6 +5,7 @@ rounding does; with every parameter random they shift them by more than 0.1.
 """
 
 from functools import partial
+from inspect import signature
 
 import torch
 from torch import nn
@@ -62,15 +63,19 @@ def router(top_k: int, **changes):
     return partial(TopKRouter, **settings)
 
 
-def experts(n_experts: int = 4, top_k: int = 1, balance_loss=0.01, z_loss=0.001, **routing):
-    """A factory of MoE layers, as the transformer takes it."""
+def experts(n_experts: int = 4, top_k: int = 1, balance_loss=0.01, z_loss=0.001, **changes):
+    """A factory of MoE layers, as the transformer takes it; `changes` are keys of its router (of
+    which there is one for top_k·granularity) or of the layer."""
+    of_router = [*signature(TopKRouter).parameters.keys() & changes.keys()]
+    routing = {key: changes.pop(key) for key in of_router}
     return partial(
         MoE,
         n_experts=n_experts,
         top_k=top_k,
-        router=router(top_k, **routing),
+        router=router(top_k * changes.get("granularity", 1), **routing),
         balance_loss=balance_loss,
         z_loss=z_loss,
+        **changes,
     )
 
 

@@ -3,9 +3,10 @@
     python experiments/crash/kill.py --kills 50
     python experiments/crash/kill.py --kills 20 --moe dense switch
 
-For each `moe` (all options, unless some are named; the kills are shared out evenly) a run is left alone, and a second one of the same identity is killed with SIGKILL so
-many times, at random moments from its start on, and started again after each. Weights, optimizer
-state and metrics.jsonl of both must be the same bytes at the end. Exit code 1 where they are not.
+For each `moe` (every option, unless some are named; the kills are shared out evenly) a run is left
+alone, and a second one of the same identity is killed with SIGKILL so many times, at random moments
+from its start on, and started again after each. Weights, optimizer state and metrics.jsonl of both
+must be the same bytes at the end. Exit code 1 where they are not.
 """
 
 import argparse

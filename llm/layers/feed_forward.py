@@ -39,7 +39,11 @@ class FeedForwardShape:
 
 
 class FeedForwardOutput(NamedTuple):
-    """What a feed-forward part returns. Only experts fill more than `y_BTD`."""
+    """What a feed-forward part returns. Only experts fill more than `y_BTD`.
+
+    A part is called with `decoding=True` where its tokens go on from a cache: text is being
+    written, and nobody reads losses and statistics.
+    """
 
     y_BTD: Tensor
     aux: dict[str, Tensor]  # auxiliary losses, weighted, means over the tokens of this call
@@ -62,7 +66,7 @@ class FeedForward(nn.Module):
         self.down = Linear(d_ff, d_model, shape.residual_std, shape.bias)
         self.dropout = Dropout(shape.dropout)
 
-    def forward(self, x_BTD: Tensor) -> FeedForwardOutput:
+    def forward(self, x_BTD: Tensor, decoding: bool = False) -> FeedForwardOutput:
         up_BTF = self.up(x_BTD)
         if self.gate is None:
             hidden_BTF = self.activation(up_BTF)

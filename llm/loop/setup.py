@@ -35,6 +35,7 @@ def prepare_run(job: Job, world: "World | None" = None) -> Setup:
     from llm.data.prepare import prepare
     from llm.evaluate import examination
     from llm.hardware.world import World
+    from llm.moe.layer import caveats
     from llm.runs.directory import Run, claim
     from llm.runs.identity import code_hash, config_hash, git_state, run_id, versions
 
@@ -51,13 +52,13 @@ def prepare_run(job: Job, world: "World | None" = None) -> Setup:
     for group in ("tracking", "optimizer"):
         instantiate(config[group], group, plugins)
     try:
-        build_model(config, 256, plugins, device="meta")
+        model = build_model(config, 256, plugins, device="meta")
     except RuntimeError as error:  # sizes beyond what a tensor can count
         raise Refused(f"model: cannot be built: {str(error).splitlines()[0]}") from None
     corpus = instantiate(config["data"], "data", plugins)
     tokenizer = instantiate(config["tokenizer"], "tokenizer", plugins)
     if world.first:
-        for note in job.validated.notes:
+        for note in [*job.validated.notes, *caveats(model)]:
             print(note, file=sys.stderr)
 
     # The data's fingerprint is part of the run's identity; how many processes there are is not.

@@ -71,7 +71,7 @@ class Block(nn.Module):
             self.attention_norm(x_BTD), positions_T, position, mask_BTS, layer, cache
         )
         x_BTD = x_BTD + self.dropout(attended_BTD)
-        fed = self.feed_forward(self.feed_forward_norm(x_BTD))
+        fed = self.feed_forward(self.feed_forward_norm(x_BTD), decoding=cache is not None)
         return fed._replace(y_BTD=x_BTD + fed.y_BTD)
 
 

@@ -19,7 +19,7 @@ from tests.toy_models import tokens, transformer
 
 BRIEF = [*TOY, "train.budget=6steps", "train.checkpoint_every=3", "train.eval_every=3"]
 DENSE = ["moe=dense", "model.dropout=0.1"]
-EXPERTS = ["moe=switch", "model.dropout=0.1"]
+EXPERTS = ["moe=loss_free", "moe.balance=bias+switch+z", "model.dropout=0.1"]
 
 
 def metrics(folder: Path) -> list[dict]:

@@ -1,0 +1,48 @@
+"""Under torch.compile: one graph, and the same one however the loads vary."""
+
+import pytest
+import torch
+from torch._dynamo.testing import CompileCounterWithBackend
+
+from tests.toy_models import experts, randomised, shape
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"top_k": 1, "jitter": 0.1},
+        {"top_k": 2, "noise": True, "balance": "switch+importance+load+z+bias", "n_shared": 1},
+        {"top_k": 2, "capacity_factor": 1.0, "overflow": "next"},
+    ],
+    ids=["switch", "everything", "capacity"],
+)
+def test_one_graph_for_all_loads(changes):
+    torch._dynamo.reset()
+    layer = randomised(experts(4, **changes)(shape(activation="gelu_tanh")))
+    counter = CompileCounterWithBackend("aot_eager")
+
+    def run(x):
+        y, aux, router = layer(x)
+        return y.square().sum() + sum(aux.values()), router["load_E"]
+
+    compiled = torch.compile(run, backend=counter, fullgraph=True)
+    generator = torch.Generator().manual_seed(0)
+    loads = []
+    for push in (0.0, 2.0, 9.0):
+        x = torch.randn(2, 9, 16, generator=generator)
+        x += push * layer.router.weight_ED[0].detach()
+        results = []
+        for function in (compiled, run):
+            layer.zero_grad()
+            torch.manual_seed(0)
+            loss, load = function(x)
+            loss.backward()
+            results.append([loss, load, *(p.grad.clone() for p in layer.parameters())])
+        random = changes.get("jitter") or changes.get("noise")
+        for one, other in zip(*results, strict=True):
+            if not random:
+                torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+        loads.append(results[0][1])
+    assert counter.frame_count == 1
+    assert loads[0].max() < loads[2].max()
+    torch._dynamo.reset()
