@@ -5,6 +5,7 @@ and nothing else.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,9 +63,16 @@ def examination(prepared: Prepared, corpus: Corpus, seq_len: int, limit: int | N
 
 @torch.inference_mode()
 def examine(
-    model: Transformer, exam: Examination, machine: Machine, batch_size: int
+    model: Transformer,
+    exam: Examination,
+    machine: Machine,
+    batch_size: int,
+    watch: Callable[[slice, dict[str, torch.Tensor]], None] | None = None,
 ) -> dict[str, float]:
-    """Metrics `val/…` of `model`; the batch size changes none of them."""
+    """Metrics `val/…` of `model`; the batch size changes none of them.
+
+    `watch` is told of each part: which rows of the examination, and what their routers did.
+    """
     was_training = model.training
     model.eval()
     nats_RT = np.zeros(exam.rows.tokens_RT.shape)
@@ -74,6 +82,8 @@ def examine(
         targets_BT = torch.from_numpy(exam.rows.targets_RT[part]).to(machine.device)
         with machine.autocast():
             output = model(tokens_BT, targets_BT)
+        if watch is not None:
+            watch(part, output.router)
         assert output.nats_BT is not None
         nats_RT[part] = output.nats_BT.double().cpu().numpy()
     model.train(was_training)

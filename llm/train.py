@@ -115,8 +115,11 @@ def _train(setup: Setup, job: Job) -> None:
     from llm.evaluate import acceptance, examine
     from llm.hardware.profile import profiler
     from llm.hardware.signals import StopSignals
+    from llm.moe.alarm import CollapseAlarm, active_experts
+    from llm.moe.preflight import preflight
     from llm.moe.statistics import summarise
     from llm.report.card import card, sample_texts
+    from llm.report.observatory import Observatory
     from llm.runs import checkpoint
     from llm.tokenizer import base as tokenizers
     from llm.tracking.curve import draw_curve
@@ -174,6 +177,7 @@ def _train(setup: Setup, job: Job) -> None:
             "step_seconds": step_seconds,
             "metrics_bytes": log.sync(),
             "best": None if math.isinf(best) else best,
+            "alarm": alarm.state(),
             "scaler": scaler.state_dict(),
         }
         try:
@@ -194,9 +198,15 @@ def _train(setup: Setup, job: Job) -> None:
         budget, rows_per_step, seq_len, order.rows_per_epoch, costs.flops_per_token
     )
     begun = drawn = time.monotonic() - seconds
+    alarm = CollapseAlarm(
+        active_experts(model), micro_rows * seq_len, found.state.get("alarm") if found else None
+    )
     signals, trace = StopSignals(), profiler(run.folder, settings["profile"])
     progress = Progress(budget.amount, budget.name, start=min(step * per_step, budget.amount))
+    observatory = Observatory(run.folder, exam, prepared.tokenizer, step, progress.say)
     try:
+        if found is None and settings["preflight"]:
+            preflight(model, prepared.tokenizer.vocab_size, machine.autocast)
         with signals, progress, trace:
             tracker.start(
                 run.id, run.folder, config, job.sweep, step, costs.flops_per_token, progress.say
@@ -256,10 +266,15 @@ def _train(setup: Setup, job: Job) -> None:
                     **summarise(output.router),
                 }
 
+                if "load_E" in output.router:
+                    warning = alarm.watch(step, output.router["load_E"])
+                    metrics["moe/alarm"] = alarm.collapsed
+                    if warning:
+                        progress.say(warning)
+
                 if last or step % settings["eval_every"] == 0:
-                    metrics.update(examine(model, exam, machine, micro_rows))
-                    if "load_E" in output.router:
-                        metrics["moe/load"] = output.router["load_E"].tolist()
+                    metrics.update(examine(model, exam, machine, micro_rows, observatory.watch))
+                    metrics.update(observatory.report(step, run.id))
                     if metrics["val/loss"] < best:
                         best = metrics["val/loss"]
                         save_best()
