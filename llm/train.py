@@ -198,9 +198,9 @@ def _train(setup: Setup, job: Job) -> None:
         budget, rows_per_step, seq_len, order.rows_per_epoch, costs.flops_per_token
     )
     begun = drawn = time.monotonic() - seconds
-    alarm = CollapseAlarm(
-        active_experts(model), micro_rows * seq_len, found.state.get("alarm") if found else None
-    )
+    alarm = CollapseAlarm(active_experts(model), micro_rows * seq_len)
+    if found is not None:
+        alarm.restore(found.state.get("alarm", alarm.state()))
     signals, trace = StopSignals(), profiler(run.folder, settings["profile"])
     progress = Progress(budget.amount, budget.name, start=min(step * per_step, budget.amount))
     observatory = Observatory(run.folder, exam, prepared.tokenizer, step, progress.say)

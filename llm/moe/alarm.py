@@ -38,37 +38,40 @@ class CollapseAlarm:
     Args:
         top_k: K
         tokens: of the batches that the loads are from
-        state: what `state()` gave, to go on
     """
 
-    def __init__(self, top_k: int, tokens: int, state: dict[str, Any] | None = None):
+    def __init__(self, top_k: int, tokens: int):
         self.top_k, self.tokens = top_k, tokens
         self.collapsed = 0  # layers
         self._seen = 0
         self._mean_LE: Tensor | None = None
         self._lasted_L: list[int] = []
         self._said: tuple[int, float] | None = None  # layers, and the share in use of the worst
-        if state is not None:
-            self.collapsed, self._seen = state["collapsed"], state["seen"]
-            self._mean_LE, self._lasted_L = torch.tensor(state["mean"]), state["lasted"]
-            self._said = tuple(state["said"]) if state["said"] else None
 
-    def state(self) -> dict[str, Any] | None:
-        """JSON facts from which a resumed run goes on alike; None before the first step."""
-        if self._mean_LE is None:
-            return None
+    def state(self) -> dict[str, Any]:
+        """JSON facts from which a resumed run goes on alike."""
         return {
             "collapsed": self.collapsed,
             "seen": self._seen,
-            "mean": self._mean_LE.tolist(),
+            "mean": None if self._mean_LE is None else self._mean_LE.tolist(),
             "lasted": self._lasted_L,
             "said": self._said,
         }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from `state()`."""
+        self.collapsed, self._seen = state["collapsed"], state["seen"]
+        self._mean_LE = None if state["mean"] is None else torch.tensor(state["mean"])
+        self._lasted_L = list(state["lasted"])
+        self._said = tuple(state["said"]) if state["said"] else None
 
     def watch(self, step: int, load_LE: Tensor) -> str | None:
         """Take the loads of one step; a line for people where there is something new to say.
 
         One small operation a step; figures leave the device every fifth step only.
+
+        Args:
+            load_LE: each expert's share of the choices of its layer
         """
         n_experts = load_LE.shape[1]
         if self._mean_LE is None:

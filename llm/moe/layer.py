@@ -68,8 +68,8 @@ class MoE(nn.Module):
                 "confidence": routing.probs_NE.amax(-1).mean(),
                 **{name: loss.detach() for name, loss in losses.items()},
             }
-        if not self.training:
-            statistics["experts_NK"] = routing.experts_NK  # for whoever examines the model
+        if not self.training:  # for whoever examines the model
+            statistics["experts_NK"] = routing.experts_NK
         aux = {name: self.weights[name] * losses[name] for name in losses if self.weights[name]}
         y_BTD = self.dropout(y_ND).view_as(x_BTD).to(x_BTD.dtype)
         return FeedForwardOutput(y_BTD, aux, statistics)

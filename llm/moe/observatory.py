@@ -29,14 +29,15 @@ def max_violation(load_LE: np.ndarray) -> np.ndarray:
 def agreement(before_LMK: np.ndarray, now_LMK: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """How far two examinations of the same tokens chose the same experts.
 
-    Returns: of each layer, the share of tokens whose first expert stayed, and the mean share of
-        their K experts that are among the K of before: both (L,)
+    Returns: of each layer, the share of tokens whose first expert stayed, and the share of all
+        choices that were among their token's K before: both (L,)
     """
     first_L = (before_LMK[..., 0] == now_LMK[..., 0]).mean(1)
-    all_L = [
-        (before_MK[:, :, None] == now_MK[:, None, :]).any(2).mean()
-        for before_MK, now_MK in zip(before_LMK, now_LMK, strict=True)
-    ]
+    all_L = []
+    for before_MK, now_MK in zip(before_LMK, now_LMK, strict=True):
+        made_MK = now_MK >= 0
+        stayed_MK = (now_MK[:, :, None] == before_MK[:, None, :]).any(2) & made_MK
+        all_L.append(stayed_MK.sum() / max(made_MK.sum(), 1))
     return first_L, np.array(all_L)
 
 

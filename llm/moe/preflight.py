@@ -39,7 +39,7 @@ class _Router:
     chosen_E: Tensor  # bool
     differentiable: bool = False
     weights: tuple[float, float] = (math.inf, -math.inf)  # the smallest and the largest
-    received: float = 0.0  # largest gradient that arrived at its weights
+    received: float = 0.0  # largest gradient that arrived at its answer
     tokens: int = 0
 
 
@@ -145,13 +145,15 @@ def _look_at_routing(
     router.chosen_E[answer.experts_NK.flatten()] = True
     low, high = answer.weights_NK.detach().aminmax()
     router.weights = (min(router.weights[0], float(low)), max(router.weights[1], float(high)))
-    if answer.weights_NK.requires_grad:
-        router.differentiable = True
 
-        def receive(d_NK: Tensor) -> None:
-            router.received = max(router.received, float(d_NK.abs().max()))
+    def receive(gradient: Tensor) -> None:
+        router.received = max(router.received, float(gradient.abs().max()))
 
-        answer.weights_NK.register_hook(receive)
+    # A layer may take the weights, or scores to make weights of that suit another choice.
+    for tensor in answer:
+        if isinstance(tensor, Tensor) and tensor.requires_grad:
+            router.differentiable = True
+            tensor.register_hook(receive)
 
 
 def _look_at_gradient(
@@ -231,9 +233,9 @@ def _faults(model: nn.Module, evidence: _Evidence, length: int) -> list[_Fault]:
 def _why_not(router: _Router, largest: Tensor | None) -> str | None:
     """Why a router's parameter does not learn, or None where it does."""
     if not router.differentiable:
-        return f"the weights that {router.place} gives are cut off from it (detached, or not float)"
+        return f"the answer of {router.place} is cut off from it (detached)"
     if router.received == 0:
-        return f"the weights that {router.place} gives have no part in the loss"
+        return f"the loss does not depend on the weights of {router.place}, or they are detached"
     if largest is not None and not bool(largest.max() <= ROUNDING * router.received):
         return None
     low, high = router.weights

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from llm.data.batches import IGNORED
@@ -45,7 +46,7 @@ class Observatory:
     whose target counts are looked at, the first `LIMIT` of them: the same at every evaluation.
 
     Args:
-        folder: the run directory; what lies there of steps behind `step` is deleted
+        folder: the run directory, None to keep nothing (all processes of a job but the first)
         exam: whose rows are examined
         step: where the run begins or goes on
         say: prints a line for people
@@ -53,27 +54,31 @@ class Observatory:
 
     def __init__(
         self,
-        folder: Path,
+        folder: Path | None,
         exam: Examination,
         tokenizer: Tokenizer,
         step: int,
         say: Callable[[str], None],
     ):
-        self.folder, self.say = folder / FOLDER, say
+        self.folder, self.say = None if folder is None else folder / FOLDER, say
         counted_RT = exam.rows.targets_RT != IGNORED
-        self._rows = int(np.searchsorted(counted_RT.sum(1).cumsum(), LIMIT)) + 1
-        self._counted_RT = counted_RT[: self._rows]
-        read_M = exam.rows.tokens_RT[: self._rows][self._counted_RT]
+        rows = int(np.searchsorted(counted_RT.sum(1).cumsum(), LIMIT)) + 1
+        self._counted_RT = counted_RT[:rows]
+        read_M = exam.rows.tokens_RT[:rows][self._counted_RT]
         class_V = token_classes(tokenizer, np.unique(read_M))
         self.groupings = [Grouping("token", CLASSES, class_V[read_M])]
         if exam.skills_RT is not None and exam.skill_names:
-            skill_M = exam.skills_RT[: self._rows][self._counted_RT]
+            skill_M = exam.skills_RT[:rows][self._counted_RT]
             self.groupings.insert(0, Grouping("skill", list(exam.skill_names), skill_M))
-        self._choices: np.ndarray | None = None  # (L, R, T, K), −1 where not yet seen
-        self._sums: dict[str, Tensor] = {}
-        self._tokens = 0
-        self._before: np.ndarray | None = None
-        for file in sorted(self.folder.glob("step-*.npz")):
+        self._chosen: Tensor | None = None  # (L, R, T, K) int32: 1 + expert, 0 where none is known
+        self._sums: dict[str, Tensor] = {}  # over the tokens watched
+        self._before: np.ndarray | None = None  # choices (L, M, K) of the evaluation before
+        self.go_back(step)
+
+    def go_back(self, step: int) -> None:
+        """Forget the evaluations behind `step`, and go on from the last one that is left."""
+        self._before = None
+        for file in sorted(self.folder.glob("step-*.npz")) if self.folder else []:
             if _step(file) > step:
                 file.unlink()
                 file.with_suffix(".png").unlink(missing_ok=True)
@@ -85,79 +90,85 @@ class Observatory:
         if "load_E" not in router:
             return
         rows, length = self._counted_RT.shape
-        last = min(part.stop, rows)
         chosen_LNK = router.get("experts_NK")
-        if chosen_LNK is not None and part.start < last:
-            if self._choices is None:
-                shape = (len(chosen_LNK), rows, length, chosen_LNK.shape[2])
-                self._choices = np.full(shape, -1, np.int16)
-            here_LRTK = chosen_LNK.short().cpu().numpy().reshape(len(chosen_LNK), -1, length, self.k)
-            self._choices[:, part.start : last] = here_LRTK[:, : last - part.start]
+        if chosen_LNK is not None:
+            layers, _, k = chosen_LNK.shape
+            if self._chosen is None:
+                self._chosen = torch.zeros(layers, rows, length, k, dtype=torch.int32)
+            here_LRTK = (chosen_LNK + 1).int().cpu().view(layers, -1, length, k)
+            last = min(part.start + here_LRTK.shape[1], rows)
+            self._chosen[:, part.start : last] = here_LRTK[:, : max(last - part.start, 0)]
         tokens = (part.stop - part.start) * length
-        for name, value in router.items():
-            if name != "experts_NK":
-                self._sums[name] = self._sums.get(name, 0.0) + tokens * value.detach().float()
-        self._tokens += tokens
+        figures = {name: value.float() for name, value in router.items() if name != "experts_NK"}
+        figures["tokens"] = torch.ones_like(figures["load_E"][0, 0])
+        for name, value in figures.items():
+            self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + tokens * value
 
-    @property
-    def k(self) -> int:
-        return 0 if self._choices is None else self._choices.shape[3]
-
-    def report(self, step: int, title: str) -> dict[str, Any]:
+    def report(
+        self, step: int, title: str, add_up: Callable[[Tensor], Tensor] = lambda own: own
+    ) -> dict[str, Any]:
         """Metrics `moe/…` of the examination that was watched, {} without experts.
 
         Their number depends neither on layers nor on experts: scalars over all layers, one list
         over layers for each figure under `moe/layers/`, and `moe/load`, layers × experts. Writes
         the file and the picture; a disk that refuses costs these and no more.
+
+        Args:
+            title: what the picture is called
+            add_up: sums a tensor over the processes that shared the examination, if there are any
         """
-        if not self._tokens:
+        if not self._sums:
             return {}
-        means = {name: (t / self._tokens).cpu().numpy() for name, t in self._sums.items()}
+        sums = {name: add_up(value) for name, value in self._sums.items()}
+        tokens = sums.pop("tokens")
+        means = {name: (value / tokens).cpu().numpy() for name, value in sums.items()}
+        chosen_LRTK = None if self._chosen is None else add_up(self._chosen.to(tokens.device)).cpu().numpy()
+        self._chosen, self._sums = None, {}
         load_LE = means.pop("load_E").astype(np.float64)
-        experts = load_LE.shape[1]
-        choices_LRTK, self._choices, self._sums, self._tokens = self._choices, None, {}, 0
         layers = {name: mean for name, mean in means.items() if mean.ndim == 1}
-        scalars: dict[str, float] = {}
         file: dict[str, Any] = {"step": step, "title": title}
-        if choices_LRTK is not None:
-            choices_LMK = choices_LRTK[:, self._counted_RT]
-            for grouping in self.groupings:
-                names, group_M = _present(grouping)
-                taken_LGE = taken_by(choices_LMK, group_M, len(names), experts)
-                layers[f"bits_{grouping.title}"] = information(taken_LGE)
-                scalars[f"moe/bits_{grouping.title}"] = float(information(taken_LGE).mean())
-                file[f"{grouping.title}_names"] = np.array(names)
-                file[f"{grouping.title}_LGE"] = taken_LGE
-            load_LE = taken_LGE.sum(1) / np.maximum(taken_LGE.sum((1, 2), keepdims=False), 1)[:, None]
+        if chosen_LRTK is not None:
+            choices_LMK = chosen_LRTK[:, self._counted_RT] - 1
+            taken = self._by_group(choices_LMK, load_LE.shape[1])
+            for by, (names, taken_LGE) in taken.items():
+                layers[f"bits_{by}"] = information(taken_LGE)
+                file |= {f"{by}_names": np.array(names), f"{by}_LGE": taken_LGE}
+            taken_LE = taken["token"][1].sum(1)
+            load_LE = taken_LE / np.maximum(taken_LE.sum(1, keepdims=True), 1)
             if self._before is not None and self._before.shape == choices_LMK.shape:
-                layers["agreement_first"], layers["agreement"] = agreement(
-                    self._before, choices_LMK
-                )
-                scalars["moe/agreement"] = float(layers["agreement"].mean())
-                scalars["moe/agreement_worst"] = float(layers["agreement"].min())
-                scalars["moe/agreement_first"] = float(layers["agreement_first"].mean())
+                first_L, all_L = agreement(self._before, choices_LMK)
+                layers |= {"agreement": all_L, "agreement_first": first_L}
             self._before = choices_LMK
-            file["choices_LMK"] = _compact(choices_LMK, experts)
+            file["choices_LMK"] = _compact(choices_LMK, load_LE.shape[1])
         layers["max_violation"] = max_violation(load_LE)
         layers["effective_experts"] = effective_experts(load_LE)
         layers["unused"] = (load_LE == 0).sum(1)
-        scalars |= {
-            "moe/max_violation": float(layers["max_violation"].mean()),
-            "moe/max_violation_worst": float(layers["max_violation"].max()),
-            "moe/effective_experts": float(layers["effective_experts"].mean()),
-            "moe/effective_experts_worst": float(layers["effective_experts"].min()),
-            "moe/unused": int(layers["unused"].sum()),
-        }
         file |= {"load_LE": load_LE, **{f"layers_{name}": v for name, v in layers.items()}}
         self._write(step, file)
         return {
-            **scalars,
+            **{f"moe/val/{name}": float(values.mean()) for name, values in layers.items()},
+            "moe/val/unused": int(layers["unused"].sum()),
+            "moe/val/max_violation_worst": float(layers["max_violation"].max()),
+            "moe/val/effective_experts_worst": float(layers["effective_experts"].min()),
             **{f"moe/layers/{name}": values.tolist() for name, values in layers.items()},
             "moe/load": load_LE.tolist(),
             "moe/picture": f"{FOLDER}/{_name(step)}.png",
         }
 
+    def _by_group(
+        self, choices_LMK: np.ndarray, experts: int
+    ) -> dict[str, tuple[list[str], np.ndarray]]:
+        """Who takes what, by each criterion: names of the groups that occur, and (L, G, E)."""
+        taken = {}
+        for grouping in self.groupings:
+            there, group_M = np.unique(grouping.group_M, return_inverse=True)
+            names = [grouping.names[i] for i in there]
+            taken[grouping.title] = names, taken_by(choices_LMK, group_M, len(names), experts)
+        return taken
+
     def _write(self, step: int, file: dict[str, Any]) -> None:
+        if self.folder is None:
+            return
         path = self.folder / f"{_name(step)}.npz"
         temporary = path.with_name(f".{path.name}.{os.getpid()}.npz")
         try:
@@ -203,12 +214,6 @@ def expert_lines(folder: Path, width: int = 64, most: int = 8) -> list[str]:
         lines.append(f"  layer {layer:<2} {bar}{'…' if n_experts > width else ''}  {', '.join(parts)}")
     picture = files[-1].with_suffix(".png")
     return [*lines, f"  in a picture   {picture}"] if picture.exists() else lines
-
-
-def _present(grouping: Grouping) -> tuple[list[str], np.ndarray]:
-    """Only the groups that have a token."""
-    there, group_M = np.unique(grouping.group_M, return_inverse=True)
-    return [grouping.names[i] for i in there], group_M
 
 
 def _compact(choices: np.ndarray, experts: int) -> np.ndarray:
