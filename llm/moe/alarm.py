@@ -14,10 +14,12 @@ from llm.layers.roles import role_of
 #: Steps between two looks, the steps that a collapse must last, and those of the very beginning
 #: that count for nothing: 5 + 15 and the 22 that the mean takes to fall to a tenth make 42.
 EVERY, LASTING, BEGINNING = 5, 15, 20
+#: Steps after a line in which no other is said.
+SETTLING = 30
 #: Steps that the mean of the loads remembers, and choices an expert that it must hold at least.
 HORIZON, CHOICES_AN_EXPERT = 10, 8
 #: Collapsed: less than this share of the experts beyond the K that any routing uses is in use…
-IN_USE = 0.25
+IN_USE = 1 / 3
 #: …or this share of all gets next to nothing: less than a tenth of an even load.
 IDLE, NEXT_TO_NOTHING = 0.5, 0.1
 
@@ -26,14 +28,14 @@ class CollapseAlarm:
     """Watches the loads of each layer, averaged over the last steps.
 
     The effective number of experts is exp(entropy of the load): E where all get the same, K where
-    every token goes to the same K. A layer has collapsed where (effective − K) / (E − K) < ¼, or
+    every token goes to the same K. A layer has collapsed where (effective − K) / (E − K) < ⅓, or
     where half of the experts get less than a tenth of an even load, for `LASTING` steps. Loads are
     averaged before, since the load of one small batch is uneven by chance alone. A collapse is
     reported within 50 steps; later where a step has fewer than 0.8 choices an expert, because
     then chance takes longer to rule out.
 
-    Said once; again when twice as many layers have collapsed or the worst one uses half of what it
-    used then; and anew after all had recovered.
+    Said once; again when twice as many layers have collapsed, or the worst one uses half of what it
+    used once the first fall was over; and anew after all had recovered.
 
     Args:
         top_k: K
@@ -46,7 +48,8 @@ class CollapseAlarm:
         self._seen = 0
         self._mean_LE: Tensor | None = None
         self._lasted_L: list[int] = []
-        self._said: tuple[int, float] | None = None  # layers, and the share in use of the worst
+        # When a line was said last: how many looks ago, of how many layers, the worst one's use.
+        self._said: list[Any] | None = None
 
     def state(self) -> dict[str, Any]:
         """JSON facts from which a resumed run goes on alike."""
@@ -63,7 +66,7 @@ class CollapseAlarm:
         self.collapsed, self._seen = state["collapsed"], state["seen"]
         self._mean_LE = None if state["mean"] is None else torch.tensor(state["mean"])
         self._lasted_L = list(state["lasted"])
-        self._said = tuple(state["said"]) if state["said"] else None
+        self._said = list(state["said"]) if state["said"] else None
 
     def watch(self, step: int, load_LE: Tensor) -> str | None:
         """Take the loads of one step; a line for people where there is something new to say.
@@ -106,12 +109,16 @@ class CollapseAlarm:
         worst = min(down, key=lambda layer: effective_L[layer])
         used = float(used_L[worst])
         if self._said is not None:
-            layers, before = self._said
-            # Below a twentieth there is nothing left to lose that is worth a line.
-            if self.collapsed < 2 * layers and not (used < before / 2 and before > 0.05):
+            looks, layers, before = self._said
+            self._said[0] += 1
+            if looks * EVERY < SETTLING:  # the mean still falls to where the loads are
+                self._said[2] = min(before, used)
                 return None
-        self._said = (self.collapsed, used)
-        more = f" and {self.collapsed - 1} more" if self.collapsed > 1 else ""
+            # Below a tenth there is nothing left to lose that is worth a line.
+            if self.collapsed < 2 * layers and not (used < before / 2 and before > 0.1):
+                return None
+        self._said = [0, self.collapsed, used]
+        more = f" (and {self.collapsed - 1} more)" if self.collapsed > 1 else ""
         return (
             f"expert collapse in MoE layer {worst}{more} at step {step}: as good as "
             f"{effective_L[worst]:.1f} of {n_experts} experts in use (top_k={self.top_k}), the "

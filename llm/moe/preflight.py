@@ -60,9 +60,10 @@ def preflight(
 
     Expert by expert where there are experts, routers of others included: any module that answers
     with a `Routing` is one. Auxiliary losses have no part in it. It is done on a copy whose
-    parameters all got noise, so that zeros of the initialisation hide nothing; where an expert
-    got no token the router's input gets noise, too, and the pass is repeated, so that an expert
-    which merely was not chosen is no fault.
+    parameters all got noise, so that zeros of the initialisation hide nothing. Where an expert
+    got no token the pass is repeated with other noise on the router and on what it reads, so that
+    an expert which merely was not chosen is no fault. (One draw of a router is not enough, with any
+    tokens: a top-1 router never chooses an expert whose row lies within the hull of the others'.)
 
     The work depends on the size of the model only. Memory: one copy of the parameters and the
     largest gradient (each is dropped as soon as it was looked at), which is less than the
@@ -80,9 +81,9 @@ def preflight(
     with torch.random.fork_rng(devices), torch.enable_grad():
         torch.manual_seed(0)
         probe = copy.deepcopy(model).train()
-        with torch.no_grad():
-            for original, twin in zip(model.parameters(), probe.parameters(), strict=True):
-                _add_noise(twin, role_of(original))
+        pairs = list(zip(model.parameters(), probe.parameters(), strict=True))
+        for original, twin in pairs:
+            _add_noise(original, twin)
         evidence = _Evidence()
         for name, module in probe.named_modules():
             module.register_forward_hook(partial(_look_at_routing, evidence, name))
@@ -97,6 +98,10 @@ def preflight(
             if turn == 1:
                 for place in evidence.routers:
                     probe.get_submodule(place).register_forward_pre_hook(_spread)
+            if turn:
+                for original, twin in pairs:
+                    if role_of(original) == "router":
+                        _add_noise(original, twin)
             ids = torch.randint(vocab_size, (rows, length + 1), device=device)
             with autocast():
                 output = probe(ids[:, :-1], ids[:, 1:])
@@ -115,13 +120,13 @@ def preflight(
     )
 
 
-def _add_noise(parameter: Tensor, role: str) -> None:
-    """Matrices as much as keeps the scale of their input, vectors 0.1: nothing saturates."""
+@torch.no_grad()
+def _add_noise(original: nn.Parameter, twin: nn.Parameter) -> None:
+    """To matrices as much as keeps the scale of their input, to vectors 0.1: nothing saturates."""
     std = 0.1
-    if parameter.dim() >= 2:
-        d_in = parameter.shape[-2] if role == "expert" else parameter.shape[-1]
-        std = d_in**-0.5
-    parameter.add_(torch.randn_like(parameter), alpha=std)
+    if original.dim() >= 2:
+        std = original.shape[-2 if role_of(original) == "expert" else -1] ** -0.5
+    twin.normal_(std=std).add_(original)
 
 
 def _spread(module: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
