@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -27,6 +28,8 @@ from llm.tracking.heatmap import draw_routing
 #: So many validation tokens at most: enough for a standard error of 0.4% of any share.
 LIMIT = 2**14
 FOLDER = "routing"
+#: What reading a file raises that a power cut has torn.
+_DAMAGED = (OSError, ValueError, KeyError, EOFError, BadZipFile)
 
 
 @dataclass(frozen=True)
@@ -122,7 +125,9 @@ class Observatory:
         sums = {name: add_up(value) for name, value in self._sums.items()}
         tokens = sums.pop("tokens")
         means = {name: (value / tokens).cpu().numpy() for name, value in sums.items()}
-        chosen_LRTK = None if self._chosen is None else add_up(self._chosen.to(tokens.device)).cpu().numpy()
+        chosen_LRTK = (
+            None if self._chosen is None else add_up(self._chosen.to(tokens.device)).cpu().numpy()
+        )
         self._chosen, self._sums = None, {}
         load_LE = means.pop("load_E").astype(np.float64)
         layers = {name: mean for name, mean in means.items() if mean.ndim == 1}
@@ -191,11 +196,13 @@ def expert_lines(folder: Path, width: int = 64, most: int = 8) -> list[str]:
     files = sorted((folder / FOLDER).glob("step-*.npz"))
     if not files:
         return []
-    with np.load(files[-1]) as seen:
-        load_LE = seen["load_LE"]
-        titles = [title for title in ("skill", "token") if f"{title}_LGE" in seen]
-        taken = {title: (seen[f"{title}_names"], seen[f"{title}_LGE"]) for title in titles}
-        agreed_L = seen["layers_agreement"] if "layers_agreement" in seen else None
+    try:
+        with np.load(files[-1]) as archive:
+            seen = {name: archive[name] for name in archive.files if name != "choices_LMK"}
+    except _DAMAGED:
+        return []
+    load_LE, agreed_L = seen["load_LE"], seen.get("layers_agreement")
+    told_apart = next((title for title in ("skill", "token") if f"{title}_LGE" in seen), None)
     n_layers, n_experts = load_LE.shape
     shown = sorted({round(i) for i in np.linspace(0, n_layers - 1, min(n_layers, most))})
     lines = ["experts          load of each, and the kind of token that tells it apart most"]
@@ -205,13 +212,15 @@ def expert_lines(folder: Path, width: int = 64, most: int = 8) -> list[str]:
         parts = [f"busiest {relative_E.max():.2f}×"]
         if agreed_L is not None:
             parts.append(f"{agreed_L[layer]:4.0%} as before")
-        if titles:
-            names, taken_LGE = taken[titles[0]]
+        if told_apart:
+            names, taken_LGE = seen[f"{told_apart}_names"], seen[f"{told_apart}_LGE"]
             gain_GE = terms(taken_LGE[layer : layer + 1])[0]
             group, expert = np.unravel_index(gain_GE.argmax(), gain_GE.shape)
             share = taken_LGE[layer, group, expert] / taken_LGE[layer, group].sum()
             parts.append(f"expert {expert} gets {share:.0%} of {names[group]}")
-        lines.append(f"  layer {layer:<2} {bar}{'…' if n_experts > width else ''}  {', '.join(parts)}")
+        lines.append(
+            f"  layer {layer:<2} {bar}{'…' if n_experts > width else ''}  {', '.join(parts)}"
+        )
     picture = files[-1].with_suffix(".png")
     return [*lines, f"  in a picture   {picture}"] if picture.exists() else lines
 
@@ -227,7 +236,7 @@ def _choices(file: Path) -> np.ndarray | None:
             if "choices_LMK" not in seen:
                 return None
             stored = seen["choices_LMK"]
-    except (OSError, ValueError, KeyError, EOFError):
+    except _DAMAGED:
         return None
     choices = stored.astype(np.int16)
     choices[stored == np.iinfo(stored.dtype).max] = -1

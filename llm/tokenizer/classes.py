@@ -30,9 +30,7 @@ def token_classes(tokenizer: Tokenizer, ids: Iterable[int]) -> np.ndarray:
     classes_V = np.full(tokenizer.vocab_size, CLASSES.index("other"), np.uint8)
     for token in ids:
         name = (
-            "end of text"
-            if token == tokenizer.eot
-            else class_of(tokenizer.token_bytes(int(token)))
+            "end of text" if token == tokenizer.eot else class_of(tokenizer.token_bytes(int(token)))
         )
         classes_V[token] = CLASSES.index(name)
     return classes_V

@@ -33,6 +33,7 @@ def nobody(tmp_path, monkeypatch):
 def run(tmp_path):
     return tmp_path / "run"
 
+
 #: One grey dot.
 PICTURE = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000001000000010800000000"
