@@ -5,6 +5,7 @@ and nothing else.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,11 +69,13 @@ def examine(
     machine: Machine,
     batch_size: int,
     world: World | None = None,
+    watch: Callable[[slice, dict[str, torch.Tensor]], None] | None = None,
 ) -> dict[str, float]:
     """Metrics `val/…` of `model`; the batch size changes none of them.
 
     The processes of `world` take turns at batches that are the same for any number of them, so
-    that not even rounding differs; each must call, and gets the same answer.
+    that not even rounding differs; each must call, and gets the same answer. `watch` is told of
+    each part of this process: which rows of the examination, and what their routers did.
     """
     world = world or World()
     was_training = model.training
@@ -89,6 +92,8 @@ def examine(
         with machine.autocast():
             output = model(tokens_BT, targets_BT)
         assert output.nats_BT is not None
+        if watch is not None:  # of no rows, where this was done for company
+            watch(part if mine < len(batches) else slice(part.stop, part.stop), output.router)
         if mine < len(batches):
             nats_RT[part] = output.nats_BT.double().cpu().numpy()
     if world.size > 1:  # zeros and one value are added up, which is exact

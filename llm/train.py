@@ -70,11 +70,14 @@ def _train(setup: Setup, job: Job) -> None:
     from llm.hardware.stopwatch import Stopwatch, memory_peak
     from llm.loop.silent import Silent
     from llm.loop.step import Gradients, find_batch
+    from llm.moe.alarm import CollapseAlarm, active_experts
     from llm.moe.balance import after_step
+    from llm.moe.preflight import preflight
     from llm.moe.statistics import summarise
     from llm.optimizer.guard import Guard
     from llm.optimizer.norms import Norms, Steps
     from llm.report.card import card, sample_texts
+    from llm.report.observatory import Observatory
     from llm.runs import checkpoint
     from llm.runs.keeper import Keeper, last_good
     from llm.runs.position import Position
@@ -99,6 +102,8 @@ def _train(setup: Setup, job: Job) -> None:
     costs = account_for(config, model)
     micro_rows = settings["batch_size"]
     rows_per_step = micro_rows * settings["grad_accum_steps"]
+    if settings["preflight"] and not checkpoint.list_steps(run.checkpoints):
+        preflight(model, vocab_size, machine.autocast)
     if hardware.find_batch:
         known = run.facts.get("micro_rows")
         micro_rows = known or world.decide(
@@ -126,6 +131,7 @@ def _train(setup: Setup, job: Job) -> None:
 
     # Where it stands, from the newest whole checkpoint.
     at, guard = Position(), Guard(settings["spike_factor"], settings["spike_patience"])
+    alarm = CollapseAlarm(active_experts(model), rows_per_step * seq_len)
 
     def restore(found: checkpoint.Checkpoint) -> None:
         nonlocal at
@@ -133,6 +139,7 @@ def _train(setup: Setup, job: Job) -> None:
         found.restore_optimizer(optimizer)
         scaler.load_state_dict(found.state["scaler"])
         guard.restore(found.state.get("guard", guard.state()))
+        alarm.restore(found.state.get("alarm", alarm.state()))
         at = Position.of(found.step, found.state)
 
     def whole_one() -> str | None:
@@ -188,7 +195,8 @@ def _train(setup: Setup, job: Job) -> None:
         state = None
         if regular:
             at.metrics_bytes, saved_at = log.sync(), at.seconds
-            state = {**at.state(), "scaler": scaler.state_dict(), "guard": guard.state()}
+            state = {**at.state(), "scaler": scaler.state_dict()}
+            state |= {"guard": guard.state(), "alarm": alarm.state()}
         keeper.put(at.step, content, state, {"val_loss": at.best} if best else None)
         if needed:
             keeper.settle(needed=True)
@@ -212,6 +220,7 @@ def _train(setup: Setup, job: Job) -> None:
         at.went_back = [*returns, [left, at.step]]
         at.passed_over += (left - at.step) * rows_per_step
         guard.in_a_row = 0
+        observatory.go_back(at.step)
         log.cut_back(at.metrics_bytes)
         if world.first:
             checkpoint.drop_after(run.checkpoints, at.step)
@@ -230,6 +239,8 @@ def _train(setup: Setup, job: Job) -> None:
         return copy
 
     signals, trace = StopSignals(), profiler(run.folder, settings["profile"] and world.first)
+    folder = run.folder if world.first else None
+    observatory = Observatory(folder, exam, prepared.tokenizer, at.step, progress.say)
     watch, norms = Stopwatch(machine.device), Norms(model)
     feed = Feed(lambda first: order.rows(first, rows_per_step))
     gradients = Gradients(parallel, machine, scaler, norms, signals, watch, seed, micro_rows)
@@ -297,18 +308,24 @@ def _train(setup: Setup, job: Job) -> None:
                 }
                 if guard.skipped:
                     metrics["train/skipped"] = guard.skipped
+                if "load_E" in totals.router:
+                    warning = alarm.watch(at.step, totals.router["load_E"])
+                    metrics["moe/alarm"] = alarm.collapsed
+                    if warning:
+                        progress.say(warning)
 
                 better = False
                 if last or examined:
                     metrics |= {f"grad_norm/{role}": x for role, x in totals.norms.items()}
                     metrics |= {f"update_ratio/{role}": x for role, x in moved.items()}
                     with watch.phase("evaluation"):
-                        metrics |= examine(model, exam, machine, settings["batch_size"], world)
+                        metrics |= examine(
+                            model, exam, machine, settings["batch_size"], world, observatory.watch
+                        )
                     if not math.isfinite(metrics["val/loss"]):  # the weights are spoilt
                         go_back()
                         continue
-                    if "load_E" in totals.router:
-                        metrics["moe/load"] = totals.router["load_E"].tolist()
+                    metrics |= observatory.report(at.step, run.id, world.sum)
                     better = metrics["val/loss"] < at.best
                     at.best = min(at.best, metrics["val/loss"])
                 log.append(at.step, at.tokens, metrics)

@@ -56,6 +56,9 @@ def llm_train(toy_text, monkeypatch, capsys):
     from llm.config.entry import main
     from llm.train import train
 
+    # Pictures take a third of a second each, and have tests of their own.
+    monkeypatch.setattr("llm.report.observatory.draw_routing", lambda file: None)
+
     def run(*overrides: str) -> Ended:
         capsys.readouterr()
         monkeypatch.setattr("sys.argv", ["llm.train", *TOY, *overrides])

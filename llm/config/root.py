@@ -66,6 +66,8 @@ class TrainSettings:
     sample_every: optimizer steps between text samples, null for the end only
     overfit: train on the first batch for ever (debug=overfit)
     profile: write a trace of steps 3 to 5 that opens in Perfetto (debug=profile)
+    preflight: before step 0, prove that every router, expert and other parameter gets gradient from
+        the language-model loss, or stop
     """
 
     budget: str
@@ -83,6 +85,7 @@ class TrainSettings:
     sample_every: PositiveInt | None
     overfit: bool
     profile: Annotated[bool, UNRECORDED]
+    preflight: Annotated[bool, UNRECORDED]
 
     def __post_init__(self) -> None:
         Budget.parse(self.budget)
