@@ -7,12 +7,16 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+from torch.utils import _pytree
 
 from llm.config.errors import Refused
 from llm.config.instantiate import instantiate
 from llm.layers.noise import number_places
 from llm.model.accounting import Account, account
-from llm.model.transformer import Transformer
+from llm.model.transformer import Output, Transformer
+
+# FSDP looks for the tensors in what a forward pass returns.
+_pytree.register_dataclass(Output)
 
 
 def build_model(

@@ -5,6 +5,7 @@ and nothing else.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -18,6 +19,7 @@ from llm.data.prepare import Prepared
 from llm.generate import TEMPERATURE, TOP_K
 from llm.generate.sampling import sample_rows
 from llm.hardware.machine import Machine
+from llm.hardware.world import World
 from llm.model.transformer import Transformer
 from llm.tokenizer.base import Tokenizer
 
@@ -107,19 +109,33 @@ def plain_examination(
     return Examination(rows, n_bytes, None, None, [])
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def examine(
-    model: Transformer, exam: Examination, machine: Machine, batch_size: int
+    model: Transformer,
+    exam: Examination,
+    machine: Machine,
+    batch_size: int,
+    world: World | None = None,
+    watch: Callable[[slice, dict[str, torch.Tensor]], None] | None = None,
 ) -> dict[str, float]:
     """Metrics `val/…` of `model`; the batch size changes none of them.
 
     Of each part of a mixture there are `val/loss/NAME`, `val/bpb/NAME` and, where it is known,
     `val/floor/NAME`.
+
+    The processes of `world` take turns at batches that are the same for any number of them, so
+    that not even rounding differs; each must call, and gets the same answer. `watch` is told of
+    each part of this process: which rows of the examination, and what their routers did.
     """
+    world = world or World()
     was_training = model.training
     model.eval()
     nats_RT = np.zeros(exam.rows.tokens_RT.shape)
-    for first in range(0, len(nats_RT), batch_size):
+    batches = range(0, len(nats_RT), batch_size)
+    for turn in range(0, len(batches), world.size):
+        mine = turn + world.rank
+        # Whoever has none left takes part all the same: FSDP gathers weights from everybody.
+        first = batches[min(mine, len(batches) - 1)]
         part = slice(first, first + batch_size)
         tokens_BT, targets_BT, documents_BT = to_device(
             exam.rows, part, machine.device, exam.document_mask
@@ -127,7 +143,13 @@ def examine(
         with machine.autocast():
             output = model(tokens_BT, targets_BT, document_ids_BT=documents_BT)
         assert output.nats_BT is not None
-        nats_RT[part] = output.nats_BT.double().cpu().numpy()
+        if watch is not None:  # of no rows, where this was done for company
+            watch(part if mine < len(batches) else slice(part.stop, part.stop), output.router)
+        if mine < len(batches):
+            nats_RT[part] = output.nats_BT.double().cpu().numpy()
+    if world.size > 1:  # zeros and one value are added up, which is exact
+        device = "cuda" if machine.device == "cuda" else "cpu"
+        nats_RT = world.sum(torch.from_numpy(nats_RT).to(device)).cpu().numpy()
     model.train(was_training)
     metrics = _metrics(exam, nats_RT)
     first = 0

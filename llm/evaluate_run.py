@@ -78,7 +78,7 @@ def _evaluate(arguments: Sequence[str]) -> None:
         exam = _split(run, what, limit, flags.plugins)
     hardware = Hardware(device="auto", precision="auto", threads=None)
     machine = hardware.resolve()
-    hardware.start()
+    hardware.start(machine, {})
     rows = run.config["train"]["batch_size"] if run else _ROWS
     metrics = examine(model.to(machine.device), exam, machine, rows)
     print(_told(metrics, exam, what, label))

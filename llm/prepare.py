@@ -26,8 +26,6 @@ def prepare_data(job: Job) -> "tuple[Corpus | Mixture, Prepared | PreparedMixtur
     config, names, plugins = job.config, job.chosen, job.config["plugins"]
     corpus = instantiate(config["data"], "data", plugins)
     tokenizer = instantiate(config["tokenizer"], "tokenizer", plugins)
-    for note in job.validated.notes:
-        print(note, file=sys.stderr)
     root = Path(config["outputs"]) / "data"
     of = (names["data"], names["tokenizer"])
     return corpus, prepare_parts(corpus, tokenizer, config["tokenizer"], of, root)
@@ -38,6 +36,8 @@ def run(job: Job) -> None:
     from llm.data.listing import card
     from llm.data.prepare import Prepared
 
+    for note in job.validated.notes:
+        print(note, file=sys.stderr)
     _, prepared = prepare_data(job)
     parts = [prepared] if isinstance(prepared, Prepared) else prepared.parts.values()
     for part in parts:

@@ -133,6 +133,7 @@ def test_every_pair_of_options_trains(shared_workplace, monkeypatch, capsys, row
     monkeypatch.chdir(shared_workplace)
     # Half of the time, and others' tests.
     monkeypatch.setattr("llm.tracking.curve.draw_curve", lambda folder: None)
+    monkeypatch.setattr("llm.report.observatory.draw_routing", lambda file: None)
     monkeypatch.setattr("llm.evaluate.acceptance", partial(acceptance, count=2))
     ended = Typist(monkeypatch, capsys)(*typed(row), *small(row), *BRIEF, task=train)
     assert ended.code == 0, ended.err

@@ -51,7 +51,7 @@ class Option:
 
     def file_of(self, path: str, leaf: str) -> Path:
         """The file that says `leaf` in the mapping at `path`: its own, or one that it shares."""
-        own = Option(self.group, self.name, self.file, self.place, read_yaml(self.file))
+        own = Option(self.group, self.name, self.file, self.place, read_yaml(self.file), {})
         if leaf in (own.mapping_at(path) or {}):
             return self.file
         holders = (other.file for other in self.shared if leaf in (other.mapping_at(path) or {}))

@@ -15,6 +15,7 @@ class Refused(Exception):
         super().__init__(message)
         self.message = message
         self.key = key
+        self.own = False  # of several processes this one alone met it
 
     def __str__(self) -> str:
         return f"{self.key}: {self.message}" if self.key else self.message
@@ -22,6 +23,17 @@ class Refused(Exception):
 
 class Failed(Exception):
     """Training cannot go on and nothing typed differently is sure to mend it: exit code 1."""
+
+
+class Elsewhere(Exception):
+    """Another process of this job failed, and has said why: nothing more is printed here."""
+
+    def __init__(self, rank: int, exit_code: int, reason: str):
+        super().__init__(rank, exit_code, reason)
+        self.exit_code = exit_code
+
+    def __str__(self) -> str:
+        return f"process {self.args[0]}: {self.args[2]}"
 
 
 class Interrupted(KeyboardInterrupt):

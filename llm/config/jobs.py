@@ -7,6 +7,7 @@ A sweep's typing mistakes are refused before its first job. What only appears in
 import copy
 import hashlib
 import json
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -94,6 +95,7 @@ class Jobs:
             self.task(Job(self.validated(config, hydra_config, words), self.sweep, over))
         except Refused as refusal:  # a constructor's, perhaps: name its key as it was typed
             problem = Refused(refusal.message, words.get(refusal.key or "", refusal.key))
+            problem.own = refusal.own
         except OSError as error:  # the disk or the network, not a bug: no traceback
             told = f"{error.strerror}: {error.filename}" if error.filename else str(error)
             problem = Failed(told)
@@ -106,6 +108,8 @@ class Jobs:
         code = 0 if problem is None else 2 if isinstance(problem, Refused) else 1
         number = hydra_config.job.num
         line = {"job": number, "overrides": overrides, "exit": code, "problem": str(problem or "")}
+        if os.environ.get("RANK", "0") != "0":
+            return
         with (Path(hydra_config.sweep.dir) / "jobs.jsonl").open("a", encoding="utf-8") as outcomes:
             outcomes.write(json.dumps(line) + "\n")
         if problem is not None and not isinstance(problem, Refused | Failed):

@@ -15,9 +15,16 @@ IGNORED = -100
 
 
 def linear_cross_entropy(
-    hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, softcap: float | None = None
+    hidden_ND: Tensor,
+    weight_VD: Tensor,
+    targets_N: Tensor,
+    softcap: float | None = None,
+    z_loss: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """Σ −log softmax(h Wᵀ)[target] in nats over the rows whose target is not −100.
+
+    With `z_loss`, log² Z of each such row is added to the sum so many times, where log Z is the
+    softmax's normaliser: that keeps the logits from drifting (PaLM, Chowdhery et al. 2022, §5).
 
     Logits exist for one chunk of rows at a time, in float32; where gradients are wanted they are
     formed in the same pass, so that nothing is computed twice: 6·N·D·V operations, as for the
@@ -35,7 +42,9 @@ def linear_cross_entropy(
         dtype = torch.get_autocast_dtype(device)
     # Asked here: within a Function, inputs say that they need gradients under no_grad, too.
     wanted = torch.is_grad_enabled() and (hidden_ND.requires_grad or weight_VD.requires_grad)
-    return _LinearCrossEntropy.apply(hidden_ND.to(dtype), weight_VD, targets_N, wanted, softcap)
+    return _LinearCrossEntropy.apply(
+        hidden_ND.to(dtype), weight_VD, targets_N, wanted, softcap, z_loss
+    )
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -47,12 +56,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
         targets_N: Tensor,
         wanted: bool,
         softcap: float | None,
+        z_loss: float,
     ) -> tuple[Tensor, Tensor]:
         n, vocab = hidden_ND.shape[0], weight_VD.shape[0]
         # At most so many rows, for float16 to hold the weight's gradient of one chunk.
         rows = min(8192, max(32, _CHUNK_NUMBERS // vocab))
         exact = torch.promote_types(hidden_ND.dtype, torch.float32)
         nats_N = torch.zeros(n, dtype=exact, device=hidden_ND.device)
+        squares = nats_N.new_zeros(())
         ctx.weight_dtype = weight_VD.dtype
         # The cast of the weight stands inside, so that its gradient leaves in float32: summed over
         # many tokens it would lose bits in bfloat16 and overflow in float16.
@@ -73,9 +84,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 log_z_C1 = logits_CV.logsumexp(1, keepdim=True)
                 nats_C1 = (log_z_C1 - logits_CV.gather(1, index_C1)) * counts_C1
                 nats_N[part] = nats_C1.squeeze(1)
+                if z_loss:
+                    squares += (log_z_C1.square() * counts_C1).sum()
                 if wanted:
-                    # d nats / d logits = softmax − onehot(target)
-                    d_logits_CV = logits_CV.sub_(log_z_C1).exp_().mul_(counts_C1)
+                    # d nats / d logits = softmax − onehot(target), d log² Z = 2 log Z · softmax
+                    weights_C1 = counts_C1 * (1 + 2 * z_loss * log_z_C1) if z_loss else counts_C1
+                    d_logits_CV = logits_CV.sub_(log_z_C1).exp_().mul_(weights_C1)
                     d_logits_CV.scatter_add_(1, index_C1, -counts_C1.to(exact))
                     if softcap is not None:
                         d_logits_CV *= 1 - tanh_CV.square_()
@@ -85,7 +99,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         if wanted:
             ctx.save_for_backward(d_hidden_ND, d_weight_VD)
         ctx.mark_non_differentiable(nats_N)
-        return nats_N.sum(), nats_N
+        return nats_N.sum() + z_loss * squares, nats_N
 
     @staticmethod
     def backward(ctx: Any, d_sum: Tensor, d_nats_N: Tensor) -> tuple[Tensor | None, ...]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from llm.layers.cross_entropy import soft_capped
 from llm.layers.linear import Linear
+from llm.layers.noise import Dropout
 from llm.layers.norm import RMSNorm
 from llm.model.cache import FullLayer, RollingLayer
 from llm.model.places import Places, mask
@@ -62,7 +63,7 @@ class Attention(nn.Module):
         super().__init__()
         self.shape = shape
         self.n_heads, self.n_kv_heads = shape.n_heads, shape.n_kv_heads
-        self.head_dim, self.dropout = shape.head_dim, shape.dropout
+        self.head_dim, self.dropout = shape.head_dim, Dropout(shape.dropout)
         self.window, self.n_sinks = shape.window, shape.n_sinks
         width, kv_width = self.n_heads * self.head_dim, self.n_kv_heads * self.head_dim
         d_model, init_std, bias = shape.d_model, shape.init_std, shape.bias
@@ -113,7 +114,7 @@ class Attention(nn.Module):
     def _explicit(self) -> bool:
         """Whether weights are written out: the fused kernels know no soft-cap, and their dropout
         draws for the batch and not for each row."""
-        return self.shape.softcap is not None or (self.training and self.dropout > 0)
+        return self.shape.softcap is not None or (self.training and self.dropout.p > 0)
 
     def _heads(self, x_BTD: Tensor, n: int, norm: nn.Module | None = None) -> Tensor:
         if norm is not None and self.shape.qk_norm == "projection":
@@ -170,7 +171,7 @@ class Attention(nn.Module):
         scores_BHTS = (q_BHTC * scale) @ k_BHSC.mT
         scores_BHTS = scores_BHTS.to(torch.promote_types(scores_BHTS.dtype, torch.float32))
         scores_BHTS = soft_capped(scores_BHTS, self.shape.softcap) + mask_BHTS
-        weights_BHTS = F.dropout(scores_BHTS.softmax(-1), self.dropout, self.training)
+        weights_BHTS = self.dropout(scores_BHTS.softmax(-1))
         return weights_BHTS.to(v_BHSC.dtype) @ v_BHSC
 
     def keys_seen(self, seq_len: int) -> float:

@@ -23,6 +23,7 @@ from llm.config.types import (
 from llm.layers.cross_entropy import IGNORED, linear_cross_entropy, soft_capped
 from llm.layers.feed_forward import Activation, FeedForward, FeedForwardOutput, FeedForwardShape
 from llm.layers.linear import Linear
+from llm.layers.noise import Dropout
 from llm.layers.norm import NORMS
 from llm.layers.roles import declare
 from llm.model.attention import Attention, AttentionShape, QKNorm
@@ -67,7 +68,7 @@ class Block(nn.Module):
         self.attention = attention
         self.feed_forward_norm = norm()
         self.feed_forward = feed_forward
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.post_norm = post_norm
 
     def forward(
@@ -213,7 +214,8 @@ class Transformer(nn.Module):
         self.final_norm = make_norm() if norm_position == "pre" else nn.Identity()
         untied = not tie_embeddings
         self.head = Linear(d_model, vocab_size, init_std, False, "head") if untied else None
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
+        self.z_loss = 0.0  # of the head, in training: `train.z_loss`
 
     def forward(
         self,
@@ -269,9 +271,12 @@ class Transformer(nn.Module):
         if targets_BT is None:
             output.logits_BTV = soft_capped(F.linear(x_BTD, weight_VD), self.logit_softcap)
             return output
-        output.loss_sum, nats_N = linear_cross_entropy(
-            x_BTD.flatten(0, 1), weight_VD, targets_BT.flatten(), self.logit_softcap
+        z_loss = self.z_loss if self.training else 0.0
+        objective, nats_N = linear_cross_entropy(
+            x_BTD.flatten(0, 1), weight_VD, targets_BT.flatten(), self.logit_softcap, z_loss
         )
+        # The value is the cross-entropy alone; the gradient is that of the z-loss, too.
+        output.loss_sum = objective - (objective.detach() - nats_N.sum()) if z_loss else objective
         output.n_tokens = (targets_BT != IGNORED).sum()
         output.nats_BT = nats_N.view_as(targets_BT)
         return output

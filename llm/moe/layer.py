@@ -154,6 +154,8 @@ class MoE(nn.Module):
             **_statistics(routing, taken_E, kept_NK),
             **{name: loss.detach() for name, loss in losses.items()},
         }
+        if not self.training:  # for whoever examines the model
+            statistics["experts_NK"] = experts_NK
         return FeedForwardOutput(y_BTD, self.balance.weighted(losses), statistics)
 
     def _choose(

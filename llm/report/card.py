@@ -11,6 +11,7 @@ from llm.data.prepare import Prepared
 from llm.generate import TEMPERATURE, TOP_K
 from llm.generate.sampling import sample_rows
 from llm.model.transformer import Transformer
+from llm.report.observatory import expert_lines
 
 _BAR = 28
 
@@ -39,6 +40,7 @@ def card(folder: Path, facts: dict[str, Any], rows: list[dict[str, Any]], texts:
     )
     if facts.get("excess") is not None:
         lines += _against_the_floor(facts, rows)
+    lines += expert_lines(folder)
     minutes, rest = divmod(round(facts["seconds"]), 60)
     lines += [
         f"trained on       {facts['tokens']:,} tokens in {minutes} min {rest} s "

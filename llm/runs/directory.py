@@ -24,9 +24,12 @@ State = Literal["running", "finished", "failed", "interrupted"]
 
 
 class Run:
-    """One run of one identity; this process alone writes it while it holds the claim."""
+    """One run of one identity; this process alone writes it while it holds the claim.
 
-    def __init__(self, folder: Path, facts: dict[str, Any], lock: FileLock):
+    Without a lock another process of the job holds the claim, and writes.
+    """
+
+    def __init__(self, folder: Path, facts: dict[str, Any], lock: FileLock | None):
         self.folder, self.facts, self._lock = folder, facts, lock
 
     @property
@@ -48,10 +51,12 @@ class Run:
     def update(self, **facts: Any) -> None:
         """Write `facts` into run.json, atomically, beside those that are there."""
         self.facts.update(facts)
-        write_json(self.folder / "run.json", self.facts)
+        if self._lock is not None:
+            write_json(self.folder / "run.json", self.facts)
 
     def release(self) -> None:
-        self._lock.release()
+        if self._lock is not None:
+            self._lock.release()
 
 
 def claim(

@@ -46,7 +46,11 @@ def check_node(node: dict, place: str) -> None:
     assert not missing, f"{place} lacks keys of {node['_target_']}"
     for key, parameter in schema.keys.items():
         inner = node.get(key)
-        if isinstance(inner, dict) and entry_of(parameter.annotation) is None and "_target_" in inner:
+        if (
+            isinstance(inner, dict)
+            and entry_of(parameter.annotation) is None
+            and "_target_" in inner
+        ):
             check_node(inner, f"{place}.{key}")
 
 

@@ -152,3 +152,16 @@ def test_the_scale_of_the_loss_is_exact_under_autocast():
     (part,) = torch.autograd.grad(loss_sum / 6, hidden)
     ratio = float((part * whole).sum() / whole.square().sum())
     assert ratio == pytest.approx(1 / 6, rel=3e-4)  # bfloat16(1/6) is off by 1.9e-3
+
+
+def test_z_loss_adds_the_squared_normaliser_to_the_sum_and_not_to_the_nats():
+    hidden, weight, targets = problem(101, torch.float64, 0.3)
+    objective, nats = linear_cross_entropy(hidden, weight, targets, 0.1)
+    expected = plain_cross_entropy(hidden, weight, targets)
+    log_z = (hidden @ weight.T).logsumexp(1)[targets != IGNORED]
+    torch.testing.assert_close(nats, expected)
+    judged = expected.sum() + 0.1 * log_z.square().sum()
+    torch.testing.assert_close(objective, judged)
+    got = torch.autograd.grad(objective, (hidden, weight))
+    for mine, theirs in zip(got, torch.autograd.grad(judged, (hidden, weight)), strict=True):
+        torch.testing.assert_close(mine, theirs)

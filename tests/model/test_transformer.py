@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from llm.config.errors import Refused
+from llm.layers.noise import Dropout
 from llm.model.places import Places
 from tests.toy_models import STYLES, VOCAB, randomised, tokens, transformer
 
@@ -136,9 +137,8 @@ def test_dropout_is_on_embedding_attention_and_both_parts():
     """Each site alone makes the output random in training, and none does in evaluation."""
     model = randomised(transformer(dropout=0.3))
     ids = tokens(2, 12)
-    sites = [m for m in model.modules() if isinstance(m, nn.Dropout)]
-    assert len(sites) == 1 + 2 * len(model.blocks)
-    attentions = [block.attention for block in model.blocks]
+    sites = [m for m in model.modules() if isinstance(m, Dropout)]
+    assert len(sites) == 1 + 3 * len(model.blocks)
 
     def varies() -> bool:
         return not torch.equal(model(ids).logits_BTV, model(ids).logits_BTV)
@@ -146,10 +146,9 @@ def test_dropout_is_on_embedding_attention_and_both_parts():
     model.eval()
     assert not varies()
     model.train()
-    for site in (*sites, *attentions):
-        for other in (*sites, *attentions):
-            rate = 0.3 if other is site else 0.0
-            setattr(other, "p" if isinstance(other, nn.Dropout) else "dropout", rate)
+    for site in sites:
+        for other in sites:
+            other.p = 0.3 if other is site else 0.0
         assert varies(), site
 
 
