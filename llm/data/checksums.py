@@ -48,6 +48,7 @@ class Remembered:
     def keep(self) -> None:
         """Write the memory down, where there is anything new in it."""
         if self.changed:
+            self.memory.parent.mkdir(parents=True, exist_ok=True)
             temporary = self.memory.with_name(f"{self.memory.name}.{os.getpid()}")
             temporary.write_text(json.dumps(self.known, indent=1))
             os.replace(temporary, self.memory)

@@ -11,8 +11,8 @@ import numpy as np
 from llm.data.texts import Stretch
 
 #: Files on disk that share the hashes, so that each can be sorted in memory: of 100 million
-#: documents, 9 MB each.
-PARTS = 256
+#: documents, 38 MB each.
+PARTS = 64
 _RECORD = np.dtype([("high", "<u8"), ("low", "<u8"), ("index", "<i8")])
 
 

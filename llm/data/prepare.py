@@ -108,9 +108,9 @@ def prepare(
         name: readable beginning of the folder's name
         root: `outputs/data`
     """
-    root.mkdir(parents=True, exist_ok=True)
     with checksums.remembering(root / ".checksums.json"):
         mark = fingerprint(corpus, tokenizer_node)
+    root.mkdir(parents=True, exist_ok=True)
     folder = root / f"{name}-{mark}"
     with _alone(root / f".{folder.name}.lock", name):
         if not folder.exists():

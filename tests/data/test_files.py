@@ -177,6 +177,7 @@ def test_one_long_document_is_never_whole_in_memory(tmp_path, monkeypatch):
 
 
 @given(st.lists(st.sampled_from("abcdefgh"), max_size=40), st.integers(1, 4))
+@settings(max_examples=50)
 def test_copies_are_the_later_ones(names, length):
     texts = [name * length for name in names]
     stretches = [Stretch(text) for text in texts]
