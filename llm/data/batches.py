@@ -142,8 +142,9 @@ class MixtureOrder:
     """Rows of several corpora in exactly the stated proportions, each with its own epochs.
 
     Weights are taken as the decimals that they are written as, 0.3 and 0.7 as 3 and 7 of 10. Any
-    10 rows that follow one another then hold 3 and 7 rows, so tokens, of the two; the first parts
-    of them as near to that as whole rows can be. So a batch hardly varies in what it is made of.
+    10 rows that follow one another then are 3 and 7 of the two, and rows are full, so tokens are
+    as exact. The first so many rows are fewer rows than there are parts away from it, wherever one
+    stops: batches hardly differ in what they are made of.
 
     Args:
         orders: of each part, with rows of one length
