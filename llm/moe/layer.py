@@ -144,6 +144,7 @@ class MoE(nn.Module):
         y_BTD = self.dropout(y_BTD)
         if decoding:
             return FeedForwardOutput(y_BTD, {}, {})
+        chosen_NK = experts_NK if kept_NK is None else experts_NK.masked_fill(~kept_NK, -1)
         losses = self.balance(routing, experts_NK.view(b, t, -1), weights_NK.view(b, t, -1))
         if self.choice == "expert" and kept_NK is not None:
             # Dropped is then a token that no expert took.
@@ -155,7 +156,7 @@ class MoE(nn.Module):
             **{name: loss.detach() for name, loss in losses.items()},
         }
         if not self.training:  # for whoever examines the model
-            statistics["experts_NK"] = experts_NK
+            statistics["experts_NK"] = chosen_NK  # −1 where an expert was full
         return FeedForwardOutput(y_BTD, self.balance.weighted(losses), statistics)
 
     def _choose(
