@@ -107,7 +107,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
         # The factor (1 / tokens of the step, say) is not rounded to the type of the products.
         scaled_ND = d_hidden_ND.to(d_sum.dtype) * d_sum
         scaled_VD = d_weight_VD * d_sum
-        return scaled_ND.to(d_hidden_ND.dtype), scaled_VD.to(ctx.weight_dtype), None, None, None
+        found = scaled_ND.to(d_hidden_ND.dtype), scaled_VD.to(ctx.weight_dtype)
+        return *found, None, None, None, None
 
 
 def soft_capped(logits: Tensor, softcap: float | None) -> Tensor:
