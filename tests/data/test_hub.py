@@ -283,6 +283,22 @@ def test_prepared_data_needs_no_network(hub, tmp_path):
     assert made.manifest["splits"]["val"]["documents"] == 3
 
 
+def test_a_stream_that_breaks_off_is_gone_on_with(hub, tmp_path, monkeypatch):
+    corpus = {**STORIES, "num_samples": 900}
+    whole = prepare(Hub(**corpus), Bytes(), NODE, "tiny", tmp_path / "whole")
+    monkeypatch.setattr(reach, "PATIENCE", 1.5)
+    monkeypatch.setattr("llm.data.prepare.BATCH", 1000)
+    hub.behave()
+    hub.cut_after = 45_000  # in the second file
+    with pytest.raises(Refused, match="has not answered"):
+        prepare(Hub(**corpus), Bytes(), NODE, "tiny", tmp_path / "broken")
+    assert list((tmp_path / "broken").glob(".*.journal"))
+    hub.behave()
+    again = prepare(Hub(**corpus), Bytes(), NODE, "tiny", tmp_path / "broken")
+    assert again.manifest == whole.manifest
+    assert (again.tokens("train") == whole.tokens("train")).all()
+
+
 @pytest.mark.slow
 def test_the_command_ends_in_one_line_where_nobody_answers(hub, tmp_path):
     """The bound as it is, in a process of its own: nothing keeps it from ending."""
