@@ -50,14 +50,27 @@ def load(path: str | Path) -> Transformer:
     if not folder.is_dir():
         raise Refused(f"{folder} is no folder")
     config, vocab_size, family = read_config(folder)
-    model = _build(config, vocab_size, folder, "meta")
     with Weights(folder) as weights:
+        _refuse_absurd_counts(config, len(weights.shapes), folder)
+        model = _build(config, vocab_size, folder, "meta")
         theirs = _as_named(weights, family, model.head is None)
         shapes = {name: weights.shapes[at] for name, at in theirs.items()}
         check(shapes, Layout(family.names, model), folder)
         model = _build(config, vocab_size, folder, "cpu")
         Layout(family.names, model).from_disk(_Renamed(weights, theirs))
     return model.eval()
+
+
+def _refuse_absurd_counts(config: dict[str, Any], n_tensors: int, folder: Path) -> None:
+    """More layers or experts than there are tensors: not even counted through."""
+    for count, what in (
+        (config["model"]["n_layers"], "layers"),
+        (config["moe"].get("n_experts", 1), "experts"),
+    ):
+        if count > n_tensors:
+            raise Refused(
+                f"{folder}: config.json has {count} {what}, and there are {n_tensors} tensors"
+            )
 
 
 def _build(config: dict[str, Any], vocab_size: int, folder: Path, device: str) -> Transformer:
