@@ -302,6 +302,10 @@ GPT2 = Family(
     ),
     harmless=(
         "n_ctx",
+        "n_special",
+        "predict_special_tokens",
+        "output_past",
+        "_num_labels",
         "summary_type",
         "summary_use_proj",
         "summary_activation",
@@ -350,8 +354,9 @@ LLAMA = Family(
         Key("model.bias", "mlp_bias", False),
     ),
     fixed={**_LLAMA_FIXED, **_NO_WINDOW},
-    plain={**_PLAIN, "sliding_window": None},
+    plain={**_PLAIN, "sliding_window": None, "rope_interleaved": False},
     specials=(_head_dim(special.write_dividing_heads), _rope(10_000.0)),
+    harmless=("is_llama_config", "transformers.js_config"),
     names=_llama_names(*_DENSE_NAMES),
     unread=_ANGLES,
 )

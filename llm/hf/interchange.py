@@ -18,7 +18,7 @@ from llm.hf.card import model_card
 from llm.hf.families import Family
 from llm.hf.folder import WEIGHTS, Weights, read_json, weights_file
 from llm.hf.mapping import family_of, from_theirs, to_theirs
-from llm.hf.tokenizer_json import tokenizer_files
+from llm.hf.tokenizer_json import byte_pairs_of, tokenizer_files
 from llm.hf.weights import Layout, check
 from llm.model.transformer import Transformer
 from llm.tokenizer import base as tokenizers
@@ -182,9 +182,16 @@ def save(
 def load_tokenizer(path: str | Path) -> Tokenizer | None:
     """The tokenizer of a folder, None where it is of a kind that is not ours.
 
-    Ours come back from the `vocabulary.json` that `save` wrote beside `tokenizer.json`.
+    Ours come back from the `vocabulary.json` that `save` wrote beside `tokenizer.json`; of others'
+    there are byte pairs in GPT-2's manner.
     """
     folder = Path(path)
     if (folder / tokenizers.FILE).exists():
         return tokenizers.load(folder)
-    return None
+    file = folder / "tokenizer.json"
+    if not file.exists():
+        return None
+    try:
+        return byte_pairs_of(read_json(file))
+    except (KeyError, TypeError, AttributeError, IndexError):
+        raise Refused(f"{file} is no vocabulary") from None
