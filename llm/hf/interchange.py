@@ -15,7 +15,7 @@ from llm.build import build_model
 from llm.config.errors import Refused
 from llm.generate import TEMPERATURE, TOP_K
 from llm.hf.card import model_card
-from llm.hf.families import Family
+from llm.hf.family import Family
 from llm.hf.folder import WEIGHTS, Weights, read_json, weights_file
 from llm.hf.mapping import family_of, from_theirs, to_theirs
 from llm.hf.tokenizer_json import byte_pairs_of, tokenizer_files
