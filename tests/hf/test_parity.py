@@ -1,5 +1,6 @@
 """Six architectures against `transformers`, number for number, every parameter drawn at random."""
 
+import re
 from typing import NamedTuple
 
 import pytest
@@ -192,7 +193,7 @@ def test_gradients_of_every_parameter(loaded, tmp_path, record):
     assert largest < WANTED
 
 
-def test_tokenizer_travels_with_the_model(tmp_path):
+def test_tokenizer_travels_with_the_model(tmp_path, monkeypatch, capsys):
     """A folder that `AutoTokenizer` opens, with the same ids, and ours back from it."""
     from transformers import AutoTokenizer, GenerationConfig
 
@@ -211,3 +212,8 @@ def test_tokenizer_travels_with_the_model(tmp_path):
     assert GenerationConfig.from_pretrained(folder).eos_token_id == tokenizer.eot
     assert read_json(folder / "config.json")["eos_token_id"] == tokenizer.eot
     assert hf.load_tokenizer(folder).state() == tokenizer.state()
+    monkeypatch.chdir(tmp_path)
+    use = re.search("```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)[1]
+    capsys.readouterr()
+    exec(use, {})
+    assert capsys.readouterr().out.startswith("Once upon a time")
