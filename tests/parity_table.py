@@ -1,4 +1,4 @@
-"""The table of differences from `transformers` that a test session ends with.
+"""The table of differences from `transformers` at the end of the tests.
 
 Tests leave their figures in `user_properties`, which reach the reporting process from every worker.
 """

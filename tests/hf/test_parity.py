@@ -104,7 +104,7 @@ class Loaded(NamedTuple):
 
 @pytest.fixture
 def record(request, loaded):
-    """Note a difference for the table that the session ends with."""
+    """Note a difference for the table at the end of the tests."""
     return lambda column, value: note(request, loaded.case.name, column, value)
 
 
