@@ -20,6 +20,7 @@ SAY := @echo >&2
 .DEFAULT_GOAL := help
 .PHONY: help env train prepare data test test-all chat sweep bench bench-moe sizes lint format clean distclean
 .PHONY: help env train prepare data test test-all chat sweep bench bench-data sizes lint format clean distclean
+.PHONY: help env train prepare data test test-all chat sweep bench bench-moe parity sizes lint format clean distclean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -63,6 +64,9 @@ test-all: env ## Run every test, the slow ones too
 
 bench: env ## Measure speed
 	@$(PYTHON) experiments/speed/bench.py $(ARGS)
+
+parity: env ## Compare six architectures with transformers, number for number
+	$(PYTHON) -m pytest -q tests/hf/test_parity.py
 
 bench-moe: env ## Measure what experts cost
 	@$(PYTHON) experiments/speed/moe.py $(ARGS)

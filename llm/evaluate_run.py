@@ -98,7 +98,13 @@ def _open(
         tokenizer = hf.load_tokenizer(path)
         if tokenizer is None:
             raise Refused(f"{path} has no tokenizer of ours, so its ids cannot be counted in bytes")
-        return hf.load(path), tokenizer, None, f"the weights of {path}"
+        model = hf.load(path)
+        n_ids = model.embedding.shape[0]
+        if tokenizer.vocab_size > n_ids:
+            raise Refused(
+                f"{path}: the tokenizer has {tokenizer.vocab_size} ids, the model {n_ids}"
+            )
+        return model, tokenizer, None, f"the weights of {path}"
     with opening(path):
         run = load_run(path, which=which, plugins=plugins)
     best = "best " if which == "best" else ""

@@ -15,6 +15,7 @@ os.environ.setdefault(
 import hypothesis
 import pytest
 
+from tests.parity_table import pytest_runtest_logreport, pytest_terminal_summary  # noqa: F401
 from tests.toy import TOY, Ended
 
 # No deadline an example: the suite shares its cores, and a slow moment is no bug.

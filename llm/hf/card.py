@@ -5,13 +5,15 @@ from typing import Any
 
 _USE = """\
 ```python
+import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 model = AutoModelForCausalLM.from_pretrained("DIR")
 tokenizer = AutoTokenizer.from_pretrained("DIR")
 start = tokenizer.bos_token_id  # every document begins with it
 ids = [start, *tokenizer("Once upon a time").input_ids]
-print(tokenizer.decode(model.generate(inputs=ids, max_new_tokens=100)[0]))
+written = model.generate(inputs=torch.tensor([ids]), max_new_tokens=20)
+print(tokenizer.decode(written[0], skip_special_tokens=True))
 ```
 """
 
@@ -30,9 +32,6 @@ def model_card(
         theirs: config.json
         about: lines of "How it was made", by label
     """
-    use = _USE.replace("inputs=ids", "inputs=torch.tensor([ids])").replace(
-        "from transformers", "import torch\nfrom transformers", 1
-    )
     lines = [
         "---",
         "library_name: transformers",
@@ -54,7 +53,7 @@ def model_card(
         lines.append("")
     lines += ["## Use", ""]
     if has_tokenizer:
-        lines += [use.replace("DIR", name).rstrip()]
+        lines += [_USE.replace("DIR", name).rstrip()]
     else:
         lines += [
             "Weights alone: no `tokenizer.json` can express this model's tokenizer. "

@@ -15,10 +15,10 @@ from llm.build import build_model
 from llm.config.errors import Refused
 from llm.generate import TEMPERATURE, TOP_K
 from llm.hf.card import model_card
-from llm.hf.families import Family
+from llm.hf.family import Family
 from llm.hf.folder import WEIGHTS, Weights, read_json, weights_file
 from llm.hf.mapping import family_of, from_theirs, to_theirs
-from llm.hf.tokenizer_json import tokenizer_files
+from llm.hf.tokenizer_json import byte_pairs_of, tokenizer_files
 from llm.hf.weights import Layout, check
 from llm.model.transformer import Transformer
 from llm.tokenizer import base as tokenizers
@@ -50,14 +50,27 @@ def load(path: str | Path) -> Transformer:
     if not folder.is_dir():
         raise Refused(f"{folder} is no folder")
     config, vocab_size, family = read_config(folder)
-    model = _build(config, vocab_size, folder, "meta")
     with Weights(folder) as weights:
+        _refuse_absurd_counts(config, len(weights.shapes), folder)
+        model = _build(config, vocab_size, folder, "meta")
         theirs = _as_named(weights, family, model.head is None)
         shapes = {name: weights.shapes[at] for name, at in theirs.items()}
         check(shapes, Layout(family.names, model), folder)
         model = _build(config, vocab_size, folder, "cpu")
         Layout(family.names, model).from_disk(_Renamed(weights, theirs))
     return model.eval()
+
+
+def _refuse_absurd_counts(config: dict[str, Any], n_tensors: int, folder: Path) -> None:
+    """More layers or experts than there are tensors: not even counted through."""
+    for count, what in (
+        (config["model"]["n_layers"], "layers"),
+        (config["moe"].get("n_experts", 1), "experts"),
+    ):
+        if count > n_tensors:
+            raise Refused(
+                f"{folder}: config.json has {count} {what}, and there are {n_tensors} tensors"
+            )
 
 
 def _build(config: dict[str, Any], vocab_size: int, folder: Path, device: str) -> Transformer:
@@ -169,9 +182,16 @@ def save(
 def load_tokenizer(path: str | Path) -> Tokenizer | None:
     """The tokenizer of a folder, None where it is of a kind that is not ours.
 
-    Ours come back from the `vocabulary.json` that `save` wrote beside `tokenizer.json`.
+    Ours come back from the `vocabulary.json` that `save` wrote beside `tokenizer.json`; of others'
+    there are byte pairs in GPT-2's manner.
     """
     folder = Path(path)
     if (folder / tokenizers.FILE).exists():
         return tokenizers.load(folder)
-    return None
+    file = folder / "tokenizer.json"
+    if not file.exists():
+        return None
+    try:
+        return byte_pairs_of(read_json(file))
+    except (KeyError, TypeError, AttributeError, IndexError):
+        raise Refused(f"{file} is no vocabulary") from None

@@ -7,7 +7,8 @@ from typing import Any
 from llm.config.choices import leaves
 from llm.config.errors import Refused
 from llm.config.schema import holds_node, locate, schema_of
-from llm.hf.families import DENSE, FAMILIES, HARMLESS, MOE, REQUIRED, TRAINING, Family, Key
+from llm.hf.families import FAMILIES
+from llm.hf.family import DENSE, HARMLESS, MOE, REQUIRED, TRAINING, Family, Key
 
 Flat = dict[str, Any]  # dotted key of ours to value, `_target_`s included
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm.config.errors import Refused
-from llm.hf.families import DENSE, TRAINING
+from llm.hf.family import DENSE, TRAINING
 from llm.hf.mapping import canonical
 from llm.hf.special import ROPES
 

@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import Any
 
+from llm.config.errors import Refused
 from llm.tokenizer.base import Tokenizer
 from llm.tokenizer.bpe import BPE
-from llm.tokenizer.byte_pairs import BYTE_OF, PATTERN, bytes_of
+from llm.tokenizer.byte_pairs import BYTE_OF, FIRST_IDS, PATTERN, bytes_of
 from llm.tokenizer.bytes import Bytes
 from llm.tokenizer.chars import Chars
 from llm.tokenizer.gpt2 import GPT2
@@ -99,6 +100,57 @@ def tokenizer_files(tokenizer: Tokenizer, max_len: int) -> dict[str, dict[str, A
     return {"tokenizer.json": content, "tokenizer_config.json": config}
 
 
+def byte_pairs_of(content: Mapping[str, Any]) -> Tokenizer | None:
+    """The tokenizer that a tokenizer.json describes, where it is byte pairs in GPT-2's manner.
+
+    None for any other. Compared, not trusted: the merges must be those that the vocabulary implies.
+    """
+    model, cut = content.get("model") or {}, content.get("pre_tokenizer") or {}
+    steps = cut.get("pretokenizers", [cut])
+    byte_level = steps[-1]
+    pattern = byte_level.get("use_regex", True) if len(steps) == 1 else steps[:-1] == [_CUT]
+    special = [(added.get("content"), added.get("id")) for added in content.get("added_tokens", [])]
+    vocabulary = dict(model.get("vocab") or {})
+    vocabulary.pop(END, None)
+    if (
+        model.get("type") != "BPE"
+        or byte_level.get("type") != "ByteLevel"
+        or byte_level.get("add_prefix_space", True)
+        or pattern is not True
+        or content.get("normalizer") is not None
+        or special != [(END, len(vocabulary))]
+        or sorted(vocabulary.values()) != list(range(len(vocabulary)))
+    ):
+        return None
+    written = [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in model["merges"]]
+    pieces = [as_bytes(text) for text in sorted(vocabulary, key=vocabulary.__getitem__)]
+    found = BPE()
+    try:
+        found.restore({"cut_by": PATTERN, "pieces": [p.decode("latin-1") for p in pieces[256:]]})
+        if pieces[:256] != FIRST_IDS or not _merged_by(pieces, written):
+            return None
+    except ValueError:
+        return None
+    published = GPT2()
+    if found.vocab_size == published.vocab_size and _same_table(found, published):
+        return published
+    return found
+
+
+def _merged_by(pieces: list[bytes], written: list[tuple[str, ...]]) -> bool:
+    """Whether these merges, in this order, are those that the vocabulary implies."""
+    implied = merges_of({piece: rank for rank, piece in enumerate(pieces)})
+    return [(as_text(a), as_text(b)) for a, b in implied] == written
+
+
+def _same_table(found: Tokenizer, published: Tokenizer) -> bool:
+    ids = range(published.vocab_size)
+    try:
+        return all(found.token_bytes(token) == published.token_bytes(token) for token in ids)
+    except Refused:  # GPT-2's own vocabulary is not on this machine: then it is only an equal one
+        return False
+
+
 def _byte_level(
     vocabulary: Mapping[str, int], merges: list[tuple[bytes, bytes]], *before: dict[str, Any]
 ) -> dict[str, Any]:
@@ -134,10 +186,13 @@ def _cut_at(pattern: str) -> dict[str, Any]:
     }
 
 
+_CUT = _cut_at(PATTERN)
+
+
 def _byte_pairs(tokenizer: Tokenizer) -> dict[str, Any]:
     ranks = {tokenizer.token_bytes(token): token for token in range(tokenizer.eot)}
     vocabulary = {as_text(token): rank for token, rank in ranks.items()} | {END: tokenizer.eot}
-    return _byte_level(vocabulary, merges_of(ranks), _cut_at(PATTERN))
+    return _byte_level(vocabulary, merges_of(ranks), _CUT)
 
 
 def _bytes(tokenizer: Tokenizer) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Six architectures against `transformers`, number for number, every parameter drawn at random."""
 
+import re
 from typing import NamedTuple
 
 import pytest
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 from llm import hf
 from llm.hf.folder import read_json
 from tests.hf.foreign import Case, gradients_on_disk, rows
+from tests.parity_table import note
 
 #: The issue's bound, and what is wanted.
 ATOL, WANTED = 1e-4, 2e-5
@@ -100,6 +102,12 @@ class Loaded(NamedTuple):
     logits_BTV: torch.Tensor
 
 
+@pytest.fixture
+def record(request, loaded):
+    """Note a difference for the table at the end of the tests."""
+    return lambda column, value: note(request, loaded.case.name, column, value)
+
+
 def logits_of(model, tokens_BT):
     with torch.no_grad():
         return model(tokens_BT).logits
@@ -127,7 +135,7 @@ def test_logits(loaded, record):
         logits_BTV = loaded.ours(loaded.tokens_BT).logits_BTV
     assert loaded.logits_BTV.std() > 0.5
     found = difference(logits_BTV, loaded.logits_BTV)
-    record(loaded.case.name, "logits", found)
+    record("logits", found)
     assert found < WANTED < ATOL
 
 
@@ -142,7 +150,7 @@ def test_cached_logits(loaded, record):
             ours(part, cache=cache).logits_BTV for part in tokens_BT.split([13, 1, 1, 20, 1, 4], 1)
         ]
     found = difference(torch.cat(parts, 1), loaded.logits_BTV)
-    record(loaded.case.name, "cached", found)
+    record("cached", found)
     assert found < WANTED
 
 
@@ -155,7 +163,7 @@ def test_round_trip(loaded, tmp_path, record):
     wanted = "LlamaForCausalLM" if "no window" in loaded.case.name else type(loaded.theirs).__name__
     assert type(again).__name__ == wanted  # Mistral without a window is Llama
     found = difference(logits_of(again, loaded.tokens_BT), loaded.logits_BTV)
-    record(loaded.case.name, "round trip", found)
+    record("round trip", found)
     assert found < 1e-6
     back = hf.load(folder)
     assert back.config == loaded.ours.config
@@ -181,11 +189,11 @@ def test_gradients_of_every_parameter(loaded, tmp_path, record):
         # relative to the parameter's own gradients, too: these are small
         assert one < 1e-4 * gradient.abs().max(), name
         largest = max(largest, one)
-    record(loaded.case.name, "gradients", largest)
+    record("gradients", largest)
     assert largest < WANTED
 
 
-def test_tokenizer_travels_with_the_model(tmp_path):
+def test_tokenizer_travels_with_the_model(tmp_path, monkeypatch, capsys):
     """A folder that `AutoTokenizer` opens, with the same ids, and ours back from it."""
     from transformers import AutoTokenizer, GenerationConfig
 
@@ -204,3 +212,8 @@ def test_tokenizer_travels_with_the_model(tmp_path):
     assert GenerationConfig.from_pretrained(folder).eos_token_id == tokenizer.eot
     assert read_json(folder / "config.json")["eos_token_id"] == tokenizer.eot
     assert hf.load_tokenizer(folder).state() == tokenizer.state()
+    monkeypatch.chdir(tmp_path)
+    use = re.search("```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)[1]
+    capsys.readouterr()
+    exec(use, {})
+    assert capsys.readouterr().out.startswith("Once upon a time")

@@ -202,6 +202,7 @@ def test_no_config_is_named(folder):
         ({"n_head": 5}, "model.n_heads: is 5, which does not divide d_model=16"),
         ({"vocab_size": 0}, "vocab_size: is no whole number"),
         ({"n_positions": 10**18}, ""),
+        ({"n_layer": 10**15}, ""),
     ],
 )
 def test_a_config_that_is_not_ours_is_refused_by_key(folder, changes, said):

@@ -39,6 +39,7 @@ def place(tmp_path_factory):
 def start(place, monkeypatch, capsys):
     """Train from something: call it with what `model.init_from` names, and overrides."""
     monkeypatch.chdir(place[0])
+    monkeypatch.setattr("llm.tracking.curve.draw_curve", lambda folder: None)  # half of the time
 
     def run(name: str, *overrides: str, base=SILENT) -> Ended:
         capsys.readouterr()
@@ -113,6 +114,19 @@ def test_what_contradicts_the_start_is_refused_by_name(start, overrides, said):
     assert (ended.code, ended.out) == (2, "")
     assert ended.err.startswith(f"llm.train: {said}")
     assert len(ended.err.splitlines()) == 1
+
+
+def test_experts_start_as_copies_of_a_dense_model(start, tmp_path):
+    folder = write_gpt2(tmp_path / "gpt2", vocab_size=257)
+    ended = start(str(folder), "moe=switch", "moe.init=upcycle", "model.max_seq_len=8")
+    assert ended.code == 0, ended.err
+    run, dense = load_run(ended.folder), hf.load(folder)
+    experts = run.model.blocks[1].feed_forward.experts
+    wanted = dense.blocks[1].feed_forward.up.weight.T.expand_as(experts.up_EDF)
+    torch.testing.assert_close(experts.up_EDF, wanted, atol=1e-6, rtol=0)
+    assert run.config["moe"]["n_experts"] == 4
+    typed = ["moe=switch", "model.max_seq_len=8"]
+    assert "moe._target_: is llm.moe.layer.MoE, and" in start(str(folder), *typed).err
 
 
 def test_nothing_there(start):

@@ -1,5 +1,6 @@
 """`tokenizer.json` against our tokenizers: the same ids for any text, in the tools of others."""
 
+import copy
 import functools
 import json
 import string
@@ -9,7 +10,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Judge
 
-from llm.hf.tokenizer_json import END, as_bytes, as_text, merges_of, tokenizer_files
+from llm.hf.tokenizer_json import (
+    END,
+    as_bytes,
+    as_text,
+    byte_pairs_of,
+    merges_of,
+    tokenizer_files,
+)
 from llm.tokenizer.bpe import BPE
 from llm.tokenizer.bytes import Bytes
 from llm.tokenizer.chars import Chars
@@ -72,6 +80,37 @@ def test_a_long_text_and_the_end_have_the_same_ids(pair):
 def test_merges_are_those_that_were_published():
     published = [line.split() for line in _packaged_merges().decode().strip().split("\n")[1:]]
     assert content_of(GPT2)[1]["model"]["merges"] == published
+
+
+@pytest.mark.parametrize("kind", [GPT2, BPE])
+def test_byte_pairs_come_back(kind):
+    """As we write them, and as the hub has GPT-2's: merges as texts, the pattern built in."""
+    ours, content = content_of(kind)
+    published = copy.deepcopy(content)
+    published["pre_tokenizer"] = {"type": "ByteLevel", "add_prefix_space": False}
+    published["model"]["merges"] = [" ".join(pair) for pair in content["model"]["merges"]]
+    published["post_processor"] = {"type": "ByteLevel", "trim_offsets": False}
+    for written in (content, published):
+        found = byte_pairs_of(written)
+        assert type(found) is kind
+        assert found.state() == ours.state()
+
+
+def test_other_kinds_of_tokenizers_do_not_come_back():
+    _, content = content_of(BPE)
+    merges = content["model"]["merges"]
+    for part, changes in (
+        ("model", {"type": "Unigram"}),
+        ("model", {"merges": merges[::-1]}),
+        ("model", {"vocab": {"a": 0}}),
+        ("pre_tokenizer", {"pretokenizers": [{"type": "ByteLevel", "add_prefix_space": True}]}),
+        ("pre_tokenizer", {"pretokenizers": [{"type": "Metaspace"}]}),
+    ):
+        changed = {**content, part: {**content[part], **changes}}
+        assert byte_pairs_of(changed) is None
+    assert byte_pairs_of({**content, "normalizer": {"type": "NFC"}}) is None
+    assert byte_pairs_of({**content, "added_tokens": []}) is None
+    assert byte_pairs_of(content_of(Words)[1]) is None
 
 
 def test_bytes_as_characters():
