@@ -146,7 +146,7 @@ def describe(annotation: Any) -> str:
     if get_origin(annotation) in (Union, types.UnionType):
         return " or ".join(describe(option) for option in get_args(annotation))
     if get_origin(annotation) is list:
-        return f"a list of {describe(get_args(annotation)[0]).removeprefix('a ')}s"
+        return f"a list (each {describe(get_args(annotation)[0])})"
     if get_origin(annotation) is dict:
         return "a mapping of names to values"
     return _NAMES.get(annotation, "a config node")

@@ -5,6 +5,7 @@ C channels of a head
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -144,9 +145,19 @@ class Attention(nn.Module):
             mask_BHTS = None
             # Causal as it stands: the first of all calls, or one token behind all others.
             if self._explicit or not (unmasked and t in (1, k_BGSC.shape[2])):
-                index_1T, start_BT = places.index_T[None, part], places.start_BT
-                window, sinks = self.window, self.n_sinks
-                mask_BHTS = mask(index_1T, place_S, start_BT, window, sinks, slopes_H, q_BHTC.dtype)
+                mask_BHTS = places.once(
+                    (self.window, begin),
+                    partial(
+                        mask,
+                        places.index_T[None, part],
+                        place_S,
+                        places.start_BT,
+                        self.window,
+                        self.n_sinks,
+                        slopes_H,
+                        q_BHTC.dtype,
+                    ),
+                )
             parts.append(self._attend(q_BHTC[:, :, part], k_BGSC, v_BGSC, mask_BHTS))
         return torch.cat(parts, 2) if len(parts) > 1 else parts[0]
 

@@ -60,7 +60,9 @@ def in_small(node: dict) -> dict:
 
 #: Every preset as it is, and one with windows and dense layers among the experts.
 WINDOWED = {"window": [8, None], "n_sinks": 3, "moe_every": 2}
-PRESETS = [*((name, {}) for name in CHOICES.groups["model"]), ("nano", WINDOWED)]
+SIZES = ("tiny", "mini", "small", "medium", "large")  # `base`, when all are made small
+PRESETS = [(name, {}) for name in CHOICES.groups["model"] if name not in SIZES]
+PRESETS.append(("nano", WINDOWED))
 
 
 @pytest.mark.parametrize("moe", CHOICES.groups["moe"])
@@ -84,6 +86,20 @@ def test_operations_are_those_that_pytorch_counts(monkeypatch, name, moe, change
     unseen = sum(12 * a.n_heads * a.head_dim * (T - a.keys_seen(T)) for a in attentions)
     measured = counter.get_total_flops() / (rows * T) - unseen
     assert account(model, T).flops_per_token == pytest.approx(measured, rel=0.01)
+
+
+def test_configs_of_runs_from_before_a_key_build_as_they_did():
+    """A saved config lacks the keys that came later; their defaults change nothing."""
+    node = {**composed("model", "nano"), **SMALL}
+    early = {*SMALL, "_target_", "position", "n_kv_heads", "norm", "norm_eps", "qk_norm"}
+    early |= {"activation", "bias", "tie_embeddings", "dropout", "init_std"}
+    ids = tokens(2, 12, vocab_size=V)
+    moe = composed("moe", "dense")
+    now, then = (
+        build_model({"model": config, "moe": moe, "seed": 0}, V)(ids).logits_BTV
+        for config in (node, {key: value for key, value in node.items() if key in early})
+    )
+    assert torch.equal(now, then)
 
 
 @pytest.mark.parametrize("length", [1, 5, 8, 9, 40])
