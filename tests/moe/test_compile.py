@@ -10,11 +10,16 @@ from tests.toy_models import experts, randomised, shape
 @pytest.mark.parametrize(
     "changes",
     [
-        {"top_k": 1, "jitter": 0.1},
-        {"top_k": 2, "noise": True, "balance": "switch+importance+load+z+bias", "n_shared": 1},
+        {
+            "top_k": 2,
+            "jitter": 0.1,
+            "noise": True,
+            "balance": "switch+importance+load+z+bias",
+            "n_shared": 1,
+        },
         {"top_k": 2, "capacity_factor": 1.0, "overflow": "next"},
     ],
-    ids=["switch", "everything", "capacity"],
+    ids=["everything", "capacity"],
 )
 def test_one_graph_for_all_loads(changes):
     torch._dynamo.reset()
@@ -38,9 +43,8 @@ def test_one_graph_for_all_loads(changes):
             loss, load = function(x)
             loss.backward()
             results.append([loss, load, *(p.grad.clone() for p in layer.parameters())])
-        random = changes.get("jitter") or changes.get("noise")
         for one, other in zip(*results, strict=True):
-            if not random:
+            if "noise" not in changes:  # the compiler draws other numbers from the same seed
                 torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
         loads.append(results[0][1])
     assert counter.frame_count == 1
