@@ -95,7 +95,9 @@ class Balance(nn.Module):
     def after_step(self, load_E: Tensor) -> None:
         """Move the bias towards equal load; `load_E` in any unit, of the whole optimizer step."""
         if self.bias_E is not None:
-            self.bias_E += self.step * torch.sign(load_E.mean() - load_E)
+            # Equal loads differ by rounding, in a way that depends on how the step was split.
+            lack_E = (1e6 * (1 - load_E / load_E.mean())).round().to(self.bias_E)
+            self.bias_E += self.step * torch.sign(lack_E)
 
 
 def after_step(model: nn.Module, load_LE: Tensor | None) -> None:
