@@ -57,24 +57,26 @@ class Balance(nn.Module):
         self.bias_E: Tensor | None
         self.register_buffer("bias_E", torch.zeros(n_experts) if self.step else None)
 
-    def forward(
-        self, routing: Routing, experts_BTK: Tensor, weights_BTK: Tensor
-    ) -> dict[str, Tensor]:
-        """The losses, not weighted, by their config keys."""
-        b, t, k = experts_BTK.shape
-        n_experts = routing.probs_NE.shape[-1]
+    def forward(self, routing: Routing, load_BE: Tensor) -> dict[str, Tensor]:
+        """The losses, not weighted, by their config keys.
+
+        Args:
+            load_BE: how many assignments of each sequence ask for each expert
+        """
+        b = load_BE.shape[0]
+        k = routing.experts_NK.shape[1]
 
         def rows(x_NE: Tensor) -> Tensor:
-            return x_NE.view(b, t, n_experts)
+            return x_NE.unflatten(0, (b, -1))
 
         losses = {}
         if "balance_loss" in self.weights:
-            load_BE = count(experts_BTK, n_experts) / (t * k)
-            losses["balance_loss"] = switch_loss(load_BE, rows(routing.probs_NE))
+            shares_BE = load_BE / load_BE.sum(-1, keepdim=True)
+            losses["balance_loss"] = switch_loss(shares_BE, rows(routing.probs_NE))
         if "importance_loss" in self.weights:
-            zeros_BTE = weights_BTK.new_zeros(b, t, n_experts)
-            gates_BTE = zeros_BTE.scatter(-1, experts_BTK, weights_BTK)
-            losses["importance_loss"] = cv_squared(gates_BTE.sum(1)).mean()
+            zeros_NE = torch.zeros_like(routing.probs_NE)
+            gates_NE = zeros_NE.scatter(-1, routing.experts_NK, routing.weights_NK)
+            losses["importance_loss"] = cv_squared(rows(gates_NE).sum(1)).mean()
         if "load_loss" in self.weights and routing.noisy_NE is not None:  # in training only
             assert routing.noise_std_NE is not None
             chance_NE = chance_of_choice(

@@ -145,12 +145,13 @@ class MoE(nn.Module):
         if decoding:
             return FeedForwardOutput(y_BTD, {}, {})
         chosen_NK = experts_NK if kept_NK is None else experts_NK.masked_fill(~kept_NK, -1)
-        losses = self.balance(routing, experts_NK.view(b, t, -1), weights_NK.view(b, t, -1))
+        # What tokens ask for, before capacity drops or moves any.
+        load_BE = count(routing.experts_NK.view(b, t, -1), self.n_experts)
+        losses = self.balance(routing, load_BE)
+        taken_E = load_BE.sum(0)
         if self.choice == "expert" and kept_NK is not None:
-            # Dropped is then a token that no expert took.
+            # What experts take; dropped is then a token that none of them took.
             taken_E, kept_NK = kept_NK.sum(0), kept_NK.any(-1)
-        else:  # what was asked for, before capacity drops any
-            taken_E = count(experts_NK.view(b, t, -1), self.n_experts).sum(0)
         statistics = {
             **_statistics(routing, taken_E, kept_NK),
             **{name: loss.detach() for name, loss in losses.items()},

@@ -161,6 +161,9 @@ def test_the_bias_moves_by_its_step_against_the_load():
     assert balance.bias_E.tolist() == pytest.approx([-0.01, 0.01, 0, 0.01])
     balance.after_step(torch.tensor([0.25, 0.25, 0.25, 0.25]))
     assert balance.bias_E.tolist() == pytest.approx([-0.01, 0.01, 0, 0.01])
+    thirds = torch.tensor([0.1 + 0.2, 0.3, 0.15 + 0.15, 0.1 + 0.1 + 0.1])  # equal but for rounding
+    balance.after_step(torch.nextafter(thirds, torch.tensor([1.0, 0.0, 1.0, 0.0])))
+    assert balance.bias_E.tolist() == pytest.approx([-0.01, 0.01, 0, 0.01])
     assert list(balance.state_dict()) == ["bias_E"] and not list(balance.parameters())
     without = Balance("switch", dict.fromkeys(TERMS.values(), 1.0), 4)
     without.after_step(torch.ones(4))

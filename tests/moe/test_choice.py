@@ -158,6 +158,18 @@ def _gradients(layer, x):
     return [p.grad.clone() for p in layer.parameters()]
 
 
+@pytest.mark.parametrize("overflow", ["residual", "next"])
+def test_balance_hears_what_tokens_ask_for_not_what_they_get(overflow):
+    plain = randomised(experts(4, 1)(shape()))
+    tight = randomised(experts(4, 1, capacity_factor=1.0, overflow=overflow)(shape()))
+    x = torch.randn(2, 12, 16, generator=torch.Generator().manual_seed(1)) + 0.5
+    one, other = plain(x), tight(x)
+    assert other.router["dropped"] > 0.02
+    assert torch.equal(one.router["load_E"], other.router["load_E"])
+    assert one.router["load_E"].max() > 0.3
+    assert one.aux["balance_loss"] == other.aux["balance_loss"]
+
+
 def test_evaluation_has_its_own_factor_and_a_cache_none():
     layer = randomised(experts(4, 1, capacity_factor=0.5, eval_capacity_factor=1.0)(shape()))
     x = torch.ones(1, 8, 16)
