@@ -47,7 +47,6 @@ def build_model(
     return model.to(device)
 
 
-def account_for(config: dict[str, Any], model: torch.nn.Module) -> Account:
+def account_for(config: dict[str, Any], model: Transformer) -> Account:
     """Parameters and operations of `model` at its training length."""
-    node = config["model"]
-    return account(model, node["d_model"], node["n_layers"], node["max_seq_len"])
+    return account(model, config["model"]["max_seq_len"])

@@ -262,8 +262,7 @@ def _train(setup: Setup, job: Job) -> None:
                 step_begun = time.monotonic()
                 torch.manual_seed(mix(seed, at.step) >> 1)
                 lr = recipe.lr_at(at.step, spent() / budget.amount)
-                for group in optimizer.param_groups:
-                    group["lr"] = lr
+                recipe.set_lr(optimizer, lr)
                 with watch.phase("data"):
                     first = at.step * rows_per_step + at.passed_over
                     batch = (

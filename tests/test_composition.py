@@ -71,9 +71,22 @@ def pairwise(groups: dict[str, list[str]]) -> list[dict[str, str]]:
 
 def trained_groups() -> dict[str, list[str]]:
     groups = {
-        g: [o for o in os if o not in NOT_TRAINED.get(g, [])] for g, os in CHOICES.groups.items()
+        g: [o for o in distinct(g) if o not in NOT_TRAINED.get(g, [])] for g in CHOICES.groups
     }
     return {**groups, "debug": [*groups["debug"], "none"]}
+
+
+def distinct(group: str) -> list[str]:
+    """Options of a group, one of those that differ in what SMALL sets alone: of sizes, one.
+
+    Which options of other groups they bring does not count: a row chooses in every group.
+    """
+    found: dict[str, str] = {}
+    for option in CHOICES.options:
+        if option.group == group:
+            own = {k: v for k, v in option.node.items() if f"{option.place}.{k}" not in SMALL}
+            found.setdefault(repr(sorted(own.items())), option.name)
+    return list(found.values())
 
 
 def small(row: dict[str, str]) -> list[str]:

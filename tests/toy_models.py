@@ -11,12 +11,18 @@ import torch
 from torch import nn
 
 from llm.layers.feed_forward import FeedForward, FeedForwardShape
-from llm.model.position import Learned, Position, Rope, Sinusoidal
+from llm.model.position import Alibi, Learned, Position, Rope, Sinusoidal
 from llm.model.transformer import Transformer
 from llm.moe.layer import MoE
 from llm.moe.router import TopKRouter
 
-POSITIONS = {"none": Position, "learned": Learned, "sinusoidal": Sinusoidal, "rope": Rope}
+POSITIONS = {
+    "none": Position,
+    "learned": Learned,
+    "sinusoidal": Sinusoidal,
+    "rope": Rope,
+    "alibi": Alibi,
+}
 STYLES = {
     "gpt2": {
         "norm": "layernorm",

@@ -143,17 +143,19 @@ class Muon(Recipe):
         """The optimizer of all parameters of `model`."""
         self.settle(model)
         matrices: list[nn.Parameter] = []
-        decayed: list[nn.Parameter] = []
+        routers: list[nn.Parameter] = []
         others: list[nn.Parameter] = []
         for parameter in model.parameters():
             role = role_of(parameter)
             if role in ("matrix", "expert"):
                 matrices.append(parameter)
             else:
-                (decayed if role in DECAYED else others).append(parameter)
+                (routers if role in DECAYED else others).append(parameter)
+        # Of a step with orthogonal rows, rms · √d_in reaches an output, not rms · d_in as of one of
+        # Adam's, whose rows point along the inputs: μP divides by √m instead of m.
         groups = [
-            {"params": matrices, "weight_decay": self.weight_decay, "muon": True},
-            {"params": decayed, "weight_decay": self.weight_decay, "muon": False},
-            {"params": others, "weight_decay": 0.0, "muon": False},
+            {**self.group(matrices, True, model.width_ratio**-0.5), "muon": True},
+            {**self.group(routers, True, 1 / model.width_ratio), "muon": False},
+            {**self.group(others, False), "muon": False},
         ]
         return MuonAdamW([group for group in groups if group["params"]], self)

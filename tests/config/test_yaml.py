@@ -45,7 +45,7 @@ def check_node(node: dict, place: str) -> None:
     missing = set(schema.keys) - set(node) - listed_elsewhere(place)
     assert not missing, f"{place} lacks keys of {node['_target_']}"
     for key in schema.keys:
-        if isinstance(node.get(key), dict):
+        if isinstance(node.get(key), dict) and "_target_" in node[key]:
             check_node(node[key], f"{place}.{key}")
 
 
