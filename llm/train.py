@@ -363,7 +363,8 @@ def _train(setup: Setup, job: Job) -> None:
                         progress.say(f"step {at.step} writes: {texts[0]}")
                 minutes = settings["checkpoint_minutes"]
                 due = minutes is not None and at.seconds - saved_at >= 60 * minutes
-                due = last or due or at.step % settings["checkpoint_every"] == 0
+                due = due or at.step % settings["checkpoint_every"] == 0
+                due = last or (due and not guard.in_a_row)  # who knows what the weights are worth
                 with watch.phase("checkpoint"):
                     if due or better:
                         save(needed=last, regular=due, best=better)

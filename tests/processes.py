@@ -46,7 +46,7 @@ def in_processes(size: int, work: Callable[[int], Any]) -> list[Any]:
     processes = [context.Process(target=run, args=(rank,)) for rank in range(size)]
     for process in processes:
         process.start()
-    answers = [receiver.recv() if receiver.poll(60) else TimeoutError() for receiver, _ in results]
+    answers = [receiver.recv() if receiver.poll(300) else TimeoutError() for receiver, _ in results]
     for process in processes:
         process.kill()
         process.join()

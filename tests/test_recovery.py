@@ -82,7 +82,7 @@ def test_data_that_stay_bad_end_the_run_with_a_diagnosis(llm_train, poison):
     assert ended.code == 1
     line = ended.err.strip().splitlines()[-1]
     assert "did not help" in line and "learning rate" in line
-    assert "last good checkpoint" in line
+    assert "step-00000002" in line
     assert "back to step 4" in ended.err and "back to step 2" in ended.err
 
 

@@ -81,7 +81,7 @@ class Block(nn.Module):
         if self.post_norm:
             attended_BTD = self.attention(x_BTD, places, position, cache)
             x_BTD = self.attention_norm(x_BTD + self.dropout(attended_BTD))
-            fed = self.feed_forward(x_BTD)
+            fed = self.feed_forward(x_BTD, decoding=cache is not None)
             return fed._replace(y_BTD=self.feed_forward_norm(x_BTD + fed.y_BTD))
         attended_BTD = self.attention(self.attention_norm(x_BTD), places, position, cache)
         x_BTD = x_BTD + self.dropout(attended_BTD)

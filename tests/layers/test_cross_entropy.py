@@ -154,11 +154,13 @@ def test_the_scale_of_the_loss_is_exact_under_autocast():
     assert ratio == pytest.approx(1 / 6, rel=3e-4)  # bfloat16(1/6) is off by 1.9e-3
 
 
-def test_z_loss_adds_the_squared_normaliser_to_the_sum_and_not_to_the_nats():
+@pytest.mark.parametrize("softcap", [None, 2.0])
+def test_z_loss_adds_the_squared_normaliser_to_the_sum_and_not_to_the_nats(softcap):
     hidden, weight, targets = problem(101, torch.float64, 0.3)
-    objective, nats = linear_cross_entropy(hidden, weight, targets, 0.1)
-    expected = plain_cross_entropy(hidden, weight, targets)
-    log_z = (hidden @ weight.T).logsumexp(1)[targets != IGNORED]
+    objective, nats = linear_cross_entropy(hidden, weight, targets, softcap, z_loss=0.1)
+    expected = plain_cross_entropy(hidden, weight, targets, softcap)
+    logits = cross_entropy.soft_capped(hidden @ weight.T, softcap)
+    log_z = logits.logsumexp(1)[targets != IGNORED]
     torch.testing.assert_close(nats, expected)
     judged = expected.sum() + 0.1 * log_z.square().sum()
     torch.testing.assert_close(objective, judged)

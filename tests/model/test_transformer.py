@@ -148,7 +148,8 @@ def test_dropout_is_on_embedding_attention_and_both_parts():
     model.train()
     for site in sites:
         for other in sites:
-            other.p = 0.3 if other is site else 0.0
+            rate = 0.3 if other is site else 0.0
+            other.p = rate
         assert varies(), site
 
 
