@@ -52,13 +52,15 @@ def toy_text(workplace):
 
 
 @pytest.fixture
-def llm_train(toy_text, monkeypatch, capsys):
+def llm_train(request, toy_text, monkeypatch, capsys):
     """`python -m llm.train` on a toy, in this process: call it with overrides."""
     from llm.config.entry import main
     from llm.train import train
 
     # Pictures take a third of a second each, and have tests of their own.
-    monkeypatch.setattr("llm.report.observatory.draw_routing", lambda file: None)
+    if not request.node.get_closest_marker("pictures"):
+        monkeypatch.setattr("llm.report.observatory.draw_routing", lambda file: None)
+        monkeypatch.setattr("llm.tracking.curve.draw_curve", lambda folder: None)
 
     def run(*overrides: str) -> Ended:
         capsys.readouterr()

@@ -23,6 +23,7 @@ def facts(folder: Path) -> dict:
     return json.loads((folder / "run.json").read_text())
 
 
+@pytest.mark.pictures
 def test_finished_run_says_all_that_others_rely_on(llm_train):
     ended = llm_train("moe=switch")
     assert ended.code == 0
@@ -98,7 +99,10 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_a_diagnosis(llm_train):
     assert facts(folder)["state"] == "failed"
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)],
+)
 def test_a_signal_saves_and_the_same_command_ends_with_the_same_bytes(
     llm_train, toy_text, number, code
 ):
