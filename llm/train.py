@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llm.config.entry import Job, main
-from llm.config.errors import Failed, Interrupted, Refused
+from llm.config.errors import Diverged, Failed, Interrupted, Refused
 from llm.config.root import Budget
 
 if TYPE_CHECKING:
@@ -37,10 +37,10 @@ class Setup(NamedTuple):
     run: "Run"
 
 
-def train(job: Job) -> None:
+def train(job: Job) -> Path:
     """Train the run that `job` describes, or go on with it, or answer from it.
 
-    The last line on standard output is the run directory.
+    The last line on standard output is the run directory, which is also returned.
 
     Raises:
         Refused: a contradiction in the config, or a run that must not be touched
@@ -57,6 +57,7 @@ def train(job: Job) -> None:
         print(run.folder)
     finally:
         run.release()
+    return run.folder
 
 
 def prepare_run(job: Job) -> Setup:
@@ -66,7 +67,7 @@ def prepare_run(job: Job) -> Setup:
     from llm.data.prepare import prepare
     from llm.evaluate import examination
     from llm.runs.directory import claim
-    from llm.runs.identity import code_hash, config_hash, git_state, run_id, versions
+    from llm.runs.identity import code_hash, config_hash, git_state, identify, versions
 
     config, names, plugins = job.config, job.chosen, job.config["plugins"]
     machine = instantiate(config["hardware"], "hardware", plugins).resolve()
@@ -88,7 +89,7 @@ def prepare_run(job: Job) -> Setup:
     exam = examination(
         prepared, corpus, config["model"]["max_seq_len"], config["train"]["eval_tokens"]
     )
-    identity = {**job.validated.identity, "hardware": machine.facts()}
+    name, identity = identify(names, job.validated.identity, machine.facts(), prepared.fingerprint)
     facts = {
         "state": "running",
         "config_hash": config_hash(identity),
@@ -99,9 +100,10 @@ def prepare_run(job: Job) -> Setup:
         **git_state(),
         **machine.facts(),
     }
-    name = run_id([names["model"], names["moe"], names["data"]], identity, prepared.fingerprint)
-    rules = config["run"]
-    run = claim(outputs / "runs", name, config, facts, rules["existing"], rules["code_changed"])
+    rules, waits = config["run"], job.sweep is not None
+    run = claim(
+        outputs / "runs", name, config, facts, rules["existing"], rules["code_changed"], waits
+    )
     return Setup(config, corpus, prepared, exam, machine, run)
 
 
@@ -238,7 +240,7 @@ def _train(setup: Setup, job: Job) -> None:
                 norm = clip_grad_norm_(model.parameters(), settings["clip_norm"] or math.inf)
                 train_loss = float(loss_sum) / n_targets
                 if not math.isfinite(train_loss):
-                    raise Failed(_diagnosis(run, step, train_loss, lr, machine.precision))
+                    raise Diverged(_diagnosis(run, step, train_loss, lr, machine.precision))
                 scaler.step(optimizer)
                 scaler.update()
                 step, tokens = step + 1, tokens + n_targets

@@ -29,7 +29,7 @@ from llm.config.suggest import nearest
 __all__ = ["Job", "main"]
 
 
-def main(command: str, task: Callable[[Job], None]) -> None:
+def main(command: str, task: Callable[[Job], Any]) -> None:
     """Run `task` for the config that `sys.argv` describes; never returns.
 
     Args:
@@ -68,7 +68,7 @@ def _end(command: str, line: str, code: int) -> int:
     return code
 
 
-def _run(command: str, task: Callable[[Job], None], flags: argparse.Namespace) -> int:
+def _run(command: str, task: Callable[[Job], Any], flags: argparse.Namespace) -> int:
     if flags.version:
         print(f"My Simple LLM {version('my-simple-llm')}, Hydra {hydra.__version__}")
         return 0
@@ -159,7 +159,7 @@ def _hydra(
     flags: argparse.Namespace,
     choices: Choices,
     overrides: list[str],
-    task: Callable[[DictConfig], None],
+    task: Callable[[DictConfig], Any],
 ) -> None:
     """Hydra with these flags and overrides, its exceptions coming through."""
     arguments = []

@@ -24,6 +24,10 @@ class Failed(Exception):
     """Training cannot go on and nothing typed differently is sure to mend it: exit code 1."""
 
 
+class Diverged(Failed):
+    """The loss is not finite: the same job would end the same way."""
+
+
 class Interrupted(KeyboardInterrupt):
     """Stopped by a signal after saving. A KeyboardInterrupt, so that it ends a sweep too."""
 

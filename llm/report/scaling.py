@@ -1,0 +1,228 @@
+"""Scaling laws from runs: the parametric form and IsoFLOP parabolas, with bootstrap intervals.
+
+    L(N, D) = E + A / N^a + B / D^b          (Hoffmann et al. 2022, approach 3)
+
+Given the exponents, E, A and B enter linearly. So the search runs over (a, b) only, and a least
+squares problem with three non-negative unknowns is solved for each pair (variable projection,
+Golub and Pereyra 1973): no starting values for E, A and B, and no local minima in them.
+
+N parameters, D tokens, L loss in nats a token
+"""
+
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+_GRID = np.linspace(0.05, 1.5, 30)
+_LIMITS = (0.01, 2.5)
+
+
+@dataclass(frozen=True)
+class Law:
+    """A fitted parametric form; `rmse` of the residuals in nats."""
+
+    E: float
+    A: float
+    a: float
+    B: float
+    b: float
+    rmse: float
+
+    def __call__(self, n: np.ndarray | float, d: np.ndarray | float) -> np.ndarray | float:
+        return self.E + self.A / np.power(n, self.a) + self.B / np.power(d, self.b)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with its bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def fit_law(
+    n: np.ndarray, d: np.ndarray, loss: np.ndarray, near: tuple[float, float] | None = None
+) -> Law:
+    """Least squares in loss over all five parameters, E, A and B ≥ 0.
+
+    Args:
+        n, d, loss: (runs,) parameters, tokens, nats
+        near: exponents to start from; otherwise a grid is searched first
+    Raises ValueError for fewer than six runs or for one size or one length only: five parameters
+    cannot be told apart then.
+    """
+    n, d, loss = (np.asarray(x, np.float64) for x in (n, d, loss))
+    if len(loss) < 6 or len(np.unique(n)) < 3 or len(np.unique(d)) < 3:
+        raise ValueError("needs six runs, of three sizes and three lengths at least")
+    # In units of their geometric means, so that A and B are of the size of the loss.
+    n_0, d_0 = math.exp(np.log(n).mean()), math.exp(np.log(d).mean())
+    log_n, log_d = np.log(n / n_0), np.log(d / d_0)
+
+    def error(a: float, b: float) -> float:
+        return _linear(log_n, log_d, loss, a, b)[1]
+
+    if near is None:
+        near = min(itertools.product(_GRID, _GRID), key=lambda pair: error(*pair))
+    a, b = _pattern_search(error, *near)
+    (e, big_a, big_b), squares = _linear(log_n, log_d, loss, a, b)
+    rmse = math.sqrt(squares / len(loss))
+    return Law(float(e), float(big_a * n_0**a), a, float(big_b * d_0**b), b, rmse)
+
+
+def bootstrap_law(
+    n: np.ndarray,
+    d: np.ndarray,
+    loss: np.ndarray,
+    law: Law,
+    draws: int = 200,
+    level: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """Intervals of E, a and b from resampled residuals (a function of `seed`).
+
+    Residuals are inflated by √(n / (n − 5)), as five parameters were fitted to them, and the
+    percentiles are widened as Student's t is wider than the normal curve at n − 5 degrees.
+    """
+    from llm.report.statistics import t_quantile
+
+    n, d, loss = (np.asarray(x, np.float64) for x in (n, d, loss))
+    generator = np.random.default_rng(seed)
+    fitted = np.asarray(law(n, d))
+    freedom = max(len(loss) - 5, 1)
+    residuals = (loss - fitted) * math.sqrt(len(loss) / freedom)
+    residuals = residuals - residuals.mean()
+    found = []
+    for _ in range(draws):
+        again = fitted + generator.choice(residuals, len(loss))
+        fit = fit_law(n, d, again, (law.a, law.b))
+        found.append((fit.E, fit.a, fit.b))
+    sample = np.array(found)
+    wider = t_quantile((1 + level) / 2, freedom) / 1.959964 if level == 0.95 else 1.0
+    low, high = np.quantile(sample, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    middle = np.array([law.E, law.a, law.b])
+    low, high = middle - wider * (middle - low), middle + wider * (high - middle)
+    low = np.maximum(low, 0.0)
+    return {
+        name: Interval(float(middle[i]), float(low[i]), float(high[i]))
+        for i, name in enumerate(("E", "a", "b"))
+    }
+
+
+@dataclass(frozen=True)
+class Parabola:
+    """Loss against log N at one amount of compute: the size with the lowest loss.
+
+    `inside` says whether that size lies among those that were trained; else it is extrapolated.
+    """
+
+    flops: float
+    n_best: float
+    loss_best: float
+    inside: bool
+    coefficients: tuple[float, float, float]  # of log(N)², log(N), 1
+
+
+def isoflop(n: np.ndarray, loss: np.ndarray, flops: float) -> Parabola | None:
+    """The parabola of runs of equal compute; None for fewer than three sizes, or no minimum."""
+    n, loss = np.asarray(n, np.float64), np.asarray(loss, np.float64)
+    if len(np.unique(n)) < 3:
+        return None
+    x = np.log(n)
+    curve = np.polyfit(x - x.mean(), loss, 2)
+    if curve[0] <= 0:
+        return None
+    at = -curve[1] / (2 * curve[0])
+    best = float(np.exp(at + x.mean()))
+    shift = x.mean()
+    second, first, zeroth = curve
+    coefficients = (
+        float(second),
+        float(first - 2 * second * shift),
+        float(zeroth - first * shift + second * shift**2),
+    )
+    lowest = float(np.polyval(curve, at))
+    return Parabola(flops, best, lowest, bool(n.min() <= best <= n.max()), coefficients)
+
+
+def power_law(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    """(c, k) of y = c · x^k by least squares of the logarithms."""
+    k, log_c = np.polyfit(np.log(x), np.log(y), 1)
+    return float(np.exp(log_c)), float(k)
+
+
+def _linear(
+    log_n: np.ndarray, log_d: np.ndarray, loss: np.ndarray, a: float, b: float
+) -> tuple[tuple[float, float, float], float]:
+    """E, A, B ≥ 0 of least squares given the exponents, and the sum of squares.
+
+    With three unknowns the non-negative solution is the best of those that set some to zero and
+    come out non-negative in the rest: seven small problems, tried largest first.
+    """
+    columns = np.stack([np.ones_like(loss), np.exp(-a * log_n), np.exp(-b * log_d)])
+    gram, moment, total = columns @ columns.T, columns @ loss, float(loss @ loss)
+    best: tuple[tuple[float, float, float], float] | None = None
+    for kept in _SUBSETS:
+        part = gram[np.ix_(kept, kept)]
+        try:
+            solution = np.linalg.solve(part, moment[list(kept)])
+        except np.linalg.LinAlgError:
+            continue
+        if (solution < 0).any():
+            continue
+        full = np.zeros(3)
+        full[list(kept)] = solution
+        squares = max(total - 2 * float(full @ moment) + float(full @ gram @ full), 0.0)
+        if best is None or squares < best[1]:
+            best = (float(full[0]), float(full[1]), float(full[2])), squares
+        if len(kept) == 3:
+            break
+    assert best is not None  # a single constant always fits a positive loss
+    residuals = loss - np.array(best[0]) @ columns  # more exact than by the moments
+    return best[0], float(residuals @ residuals)
+
+
+_SUBSETS = ((0, 1, 2), (0, 1), (0, 2), (1, 2), (0,), (1,), (2,))
+
+
+def _pattern_search(
+    error: Callable[[float, float], float], a: float, b: float
+) -> tuple[float, float]:
+    """The lowest `error` near (a, b): Gauss-Newton would need derivatives of the projection."""
+
+    # A rotating simplex of Nelder and Mead, in two dimensions, to 1e-7 of the exponents.
+    def at(point: np.ndarray) -> float:
+        outside = np.clip(point, *_LIMITS)
+        return error(*outside) * (1 + float(np.abs(point - outside).sum()))
+
+    corners = np.array([(a, b), (a * 1.15, b), (a, b * 1.15)])
+    values = [at(corner) for corner in corners]
+    for _ in range(300):
+        order = np.argsort(values, kind="stable")
+        corners, values = corners[order], [values[i] for i in order]
+        if np.abs(corners[1:] - corners[0]).max() < 1e-7:
+            break
+        centre = (corners[0] + corners[1]) / 2
+        reflected = 2 * centre - corners[2]
+        value = at(reflected)
+        if value < values[0]:
+            further = 3 * centre - 2 * corners[2]
+            beyond = at(further)
+            better = (further, beyond) if beyond < value else (reflected, value)
+            corners[2], values[2] = better
+        elif value < values[1]:
+            corners[2], values[2] = reflected, value
+        else:
+            inner = (centre + (reflected if value < values[2] else corners[2])) / 2
+            inside = at(inner)
+            if inside < min(value, values[2]):
+                corners[2], values[2] = inner, inside
+            else:
+                for i in (1, 2):
+                    corners[i] = (corners[0] + corners[i]) / 2
+                    values[i] = at(corners[i])
+    best = np.clip(corners[int(np.argmin(values))], *_LIMITS)
+    return float(best[0]), float(best[1])
