@@ -6,6 +6,7 @@ Heavy imports stand inside the functions that need them: `--help` imports this f
 """
 
 import math
+import platform
 import sys
 import time
 from dataclasses import asdict
@@ -96,6 +97,7 @@ def prepare_run(job: Job) -> Setup:
         "code_hash": code_hash(),
         "data_fingerprint": prepared.fingerprint,
         "sweep": job.sweep,
+        "host": platform.node(),
         "versions": versions(),
         **git_state(),
         **machine.facts(),
@@ -115,6 +117,7 @@ def _train(setup: Setup, job: Job) -> None:
     from llm.config.instantiate import instantiate
     from llm.data.batches import TrainOrder, mix
     from llm.evaluate import acceptance, examine
+    from llm.hardware.memory import peak_memory
     from llm.hardware.profile import profiler
     from llm.hardware.signals import StopSignals
     from llm.moe.statistics import summarise
@@ -140,7 +143,8 @@ def _train(setup: Setup, job: Job) -> None:
     micro_rows, micro_steps = settings["batch_size"], settings["grad_accum_steps"]
     rows_per_step = micro_rows * micro_steps
     costs = account_for(config, model)
-    run.update(threads=threads, floor=exam.floor, **asdict(costs))
+    vocab_size = prepared.tokenizer.vocab_size
+    run.update(threads=threads, floor=exam.floor, vocab_size=vocab_size, **asdict(costs))
 
     # Where it stands: a few numbers, all of them in each checkpoint.
     step, tokens, best = 0, 0, math.inf
@@ -296,7 +300,8 @@ def _train(setup: Setup, job: Job) -> None:
         draw_curve(run.folder)
         tracker.table(step, [{"text": text} for text in texts])
         rows = MetricLog.read(log.path)
-        run.update(state="finished", **_results(rows, step, tokens, seconds, step_seconds))
+        results = _results(rows, step, tokens, seconds, step_seconds)
+        run.update(state="finished", peak_memory=peak_memory(machine.device), **results)
         tracker.finish(0)
     except BaseException as problem:
         state, code = (

@@ -2,7 +2,8 @@
 
     python experiments/crash/sweep.py --kills 20
 
-Each time the launcher and all of its jobs are killed at a random moment, start-up included. At the
+Each time the launcher and all of its jobs are killed at a random moment, start-up included (with
+--parent-only the launcher alone, and the jobs must die by themselves). At the
 end the same line must finish 12 of 12 jobs, no finished run may have been trained again, and no
 run directory may have been replaced.
 """

@@ -36,9 +36,14 @@ def main(command: str, task: Callable[[Job], Any]) -> None:
         command: name of the command, for messages ("llm.train")
         task: called once a job, in the same process unless a launcher plugin says otherwise
     """
+    guard(command, lambda: _run(command, task, read_flags(sys.argv[1:])))
+
+
+def guard(command: str, call: Callable[[], int]) -> None:
+    """Make `call` a command: what it raises becomes one line and an exit code; never returns."""
     show_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     try:
-        code = _run(command, task, _flags(sys.argv[1:]))
+        code = call()
     except Refused as refusal:
         if show_traceback:
             traceback.print_exc()
@@ -74,8 +79,8 @@ def _run(command: str, task: Callable[[Job], Any], flags: argparse.Namespace) ->
         return 0
     folders = [flags.config_dir, *override_reading.search_path(flags.overrides)]
     choices = Choices(
-        _folder(flags.config_path) if flags.config_path else None,
-        [_folder(folder) for folder in folders if folder],
+        folder_of(flags.config_path) if flags.config_path else None,
+        [folder_of(folder) for folder in folders if folder],
         flags.config_name or "train",
     )
     _ = choices.files  # refuses a file of the user's that Hydra would pass over
@@ -116,7 +121,7 @@ def _run_jobs(flags: argparse.Namespace, choices: Choices, jobs: Jobs) -> int:
     return jobs.conclude(outcomes, begin) if outcomes else 0
 
 
-def _flags(arguments: list[str]) -> argparse.Namespace:
+def read_flags(arguments: list[str]) -> argparse.Namespace:
     """Hydra's flags, also between overrides; Refused where argparse would print its usage."""
     from hydra._internal.utils import get_args_parser  # private, but its flags are not
 
@@ -148,7 +153,7 @@ def _refuse_flag(message: str) -> Any:
     raise Refused(f"{message}; settings are written key=value, and --help lists them")
 
 
-def _folder(typed: str) -> Path:
+def folder_of(typed: str) -> Path:
     folder = Path(typed).expanduser().resolve()
     if not folder.is_dir():
         raise Refused(f"{typed}: is no folder of configs")
