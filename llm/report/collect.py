@@ -220,6 +220,14 @@ def _label(results: list[Result]) -> None:
         return
     stems = {result.id: result.id.rsplit("-", 1)[0] for result in results}
     several = len(set(stems.values())) > 1
+    shown = {stem: stem for stem in stems.values()}
+    if several:
+        parts = {stem: stem.split("-") for stem in shown}
+        if len({len(words) for words in parts.values()}) == 1:  # only what tells them apart
+            columns = zip(*parts.values(), strict=True)
+            varies = [len(set(column)) > 1 for column in columns]
+            for stem, words in parts.items():
+                shown[stem] = "-".join(w for w, v in zip(words, varies, strict=True) if v)
     rows = {result.id: flat(result.recorded) for result in results}
     differing: set[str] = set()
     for stem in set(stems.values()):
@@ -229,7 +237,7 @@ def _label(results: list[Result]) -> None:
     for result in results:
         row = rows[result.id]
         words = [f"{_leaf(k)}={row[k]}" for k in sorted(differing) if k in row]
-        result.label = " ".join([stems[result.id]] * several + words) or stems[result.id]
+        result.label = " ".join([shown[stems[result.id]]] * several + words) or stems[result.id]
 
 
 _EXPERT_KEYS = ("n_experts", "top_k", "balance_loss", "z_loss", "capacity_factor", "granularity")

@@ -68,7 +68,7 @@ class Artist:
             axes[0].set_ylabel("validation loss (nats)")
             _legend(axes[0].figure, axes[0])
         self._csv("spending", ("arm", "axis", "amount", "val_loss", "seeds"), rows)
-        words = "Means over seeds at each evaluation; dense arms black and dashed."
+        words = "Means over seeds at each evaluation; dense arms black to grey and dashed."
         if len(self.arms) > MOST:
             words += f" The first {MOST} of {len(self.arms)} arms; the CSV has the rest as well."
         return Picture("spending", "Loss against what was spent", words)
@@ -97,7 +97,7 @@ class Artist:
                     if runs[0].is_dense:
                         dense.append((x, mean.mean))
                 if len(dense) > 1:
-                    xs, ys = zip(*sorted(dense), strict=True)
+                    xs, ys = _frontier(dense)
                     ax.plot(xs, ys, color="black", linestyle="--", linewidth=1, zorder=0)
                 ax.set_xscale("log")
                 ax.set_xlabel(label)
@@ -106,7 +106,8 @@ class Artist:
             if len(self.arms) <= MOST:
                 _legend(axes[0].figure, axes[0])
         self._csv("size", ("arm", "axis", "amount", "val_loss", "half_interval", "seeds"), rows)
-        words = "Each point an arm, its bar the 95% interval over seeds; dense arms black, joined."
+        words = "Each point an arm, its bar the 95% interval over seeds. Dense arms are grey; "
+        words += "dashed: the best of them so far, going right."
         return Picture("size", "Loss against what the model is", words)
 
     def against_experts(self) -> Picture | None:
@@ -311,19 +312,31 @@ def write_csv(path: Path, head: Sequence[str], rows: Iterable[Sequence[Any]]) ->
 
 
 def _styles(arms: dict[str, list[Result]]) -> dict[str, dict[str, Any]]:
-    """Dense arms black and dashed, each with its marker; others coloured."""
+    """Dense arms dashed, from black to grey; others coloured."""
     found: dict[str, dict[str, Any]] = {}
+    n_dense = sum(runs[0].is_dense for runs in arms.values())
     dense = sparse = 0
     for arm, runs in arms.items():
         if runs[0].is_dense:
-            marker, color, line = MARKERS[dense % len(MARKERS)], "black", "--"
+            grey = 0.65 * dense / max(n_dense - 1, 1)
+            color: Any = (grey, grey, grey)
+            marker, line = MARKERS[dense % len(MARKERS)], "--"
             dense += 1
         else:
-            marker = MARKERS[sparse // len(COLORS) % len(MARKERS)]
             color, line = COLORS[sparse % len(COLORS)], "-"
+            marker = MARKERS[sparse // len(COLORS) % len(MARKERS)]
             sparse += 1
         found[arm] = {"color": color, "linestyle": line, "linewidth": 1.4, "marker": marker}
     return found
+
+
+def _frontier(points: list[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    """The lowest loss up to each amount, as steps between the points that lower it."""
+    kept: list[tuple[float, float]] = []
+    for x, y in sorted(points):
+        if not kept or y < kept[-1][1]:
+            kept.append((x, y))
+    return [x for x, _ in kept], [y for _, y in kept]
 
 
 def _mean_curve(
@@ -357,9 +370,8 @@ def _zoom(ax: Any, floor: float | None) -> None:
 def _legend(figure: Any, ax: Any) -> None:
     handles, labels = ax.get_legend_handles_labels()
     if len(labels) > 1:
-        figure.legend(
-            handles, labels, loc="outside lower center", ncols=min(4, len(labels)), fontsize=8
-        )
+        columns = max(1, min(4, len(labels), 170 // (8 + max(map(len, labels)))))
+        figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=8)
 
 
 def _dropped(row: dict[str, Any]) -> float | None:
