@@ -45,13 +45,18 @@ class Interval:
 
 
 def fit_law(
-    n: np.ndarray, d: np.ndarray, loss: np.ndarray, near: tuple[float, float] | None = None
+    n: np.ndarray,
+    d: np.ndarray,
+    loss: np.ndarray,
+    near: tuple[float, float] | None = None,
+    tolerance: float = 1e-7,
 ) -> Law:
     """Least squares in loss over all five parameters, E, A and B ≥ 0.
 
     Args:
         n, d, loss: (runs,) parameters, tokens, nats
         near: exponents to start from; otherwise a grid is searched first
+        tolerance: of the exponents
     Raises ValueError for fewer than six runs or for one size or one length only: five parameters
     cannot be told apart then.
     """
@@ -67,7 +72,7 @@ def fit_law(
 
     if near is None:
         near = min(itertools.product(_GRID, _GRID), key=lambda pair: error(*pair))
-    a, b = _pattern_search(error, *near)
+    a, b = _simplex_search(error, *near, tolerance)
     (e, big_a, big_b), squares = _linear(log_n, log_d, loss, a, b)
     rmse = math.sqrt(squares / len(loss))
     return Law(float(e), float(big_a * n_0**a), a, float(big_b * d_0**b), b, rmse)
@@ -98,7 +103,7 @@ def bootstrap_law(
     found = []
     for _ in range(draws):
         again = fitted + generator.choice(residuals, len(loss))
-        fit = fit_law(n, d, again, (law.a, law.b))
+        fit = fit_law(n, d, again, (law.a, law.b), 1e-4)
         found.append((fit.E, fit.a, fit.b))
     sample = np.array(found)
     wider = t_quantile((1 + level) / 2, freedom) / 1.959964 if level == 0.95 else 1.0
@@ -188,7 +193,7 @@ def _linear(
 _SUBSETS = ((0, 1, 2), (0, 1), (0, 2), (1, 2), (0,), (1,), (2,))
 
 
-def _pattern_search(
+def _simplex_search(
     error: Callable[[float, float], float], a: float, b: float
 ) -> tuple[float, float]:
     """The lowest `error` near (a, b): Gauss-Newton would need derivatives of the projection."""
@@ -203,7 +208,7 @@ def _pattern_search(
     for _ in range(300):
         order = np.argsort(values, kind="stable")
         corners, values = corners[order], [values[i] for i in order]
-        if np.abs(corners[1:] - corners[0]).max() < 1e-7:
+        if np.abs(corners[1:] - corners[0]).max() < tolerance:
             break
         centre = (corners[0] + corners[1]) / 2
         reflected = 2 * centre - corners[2]
