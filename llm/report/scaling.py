@@ -194,11 +194,10 @@ _SUBSETS = ((0, 1, 2), (0, 1), (0, 2), (1, 2), (0,), (1,), (2,))
 
 
 def _simplex_search(
-    error: Callable[[float, float], float], a: float, b: float
+    error: Callable[[float, float], float], a: float, b: float, tolerance: float
 ) -> tuple[float, float]:
-    """The lowest `error` near (a, b): Gauss-Newton would need derivatives of the projection."""
+    """The lowest `error` near (a, b), by Nelder and Mead's simplex in two dimensions."""
 
-    # A rotating simplex of Nelder and Mead, in two dimensions, to 1e-7 of the exponents.
     def at(point: np.ndarray) -> float:
         outside = np.clip(point, *_LIMITS)
         return error(*outside) * (1 + float(np.abs(point - outside).sum()))
