@@ -143,7 +143,7 @@ def _of_sweep(
     runs = path.parent.parent / "runs"
     for number, job in jobs.items():
         values = {k: v for k, v in pairs[number].items() if k in swept}
-        if job["exit"]:
+        if job["exit"] and job["exit"] not in (130, 143):  # interrupted is not failed
             words = " ".join(f"{k}={v}" for k, v in values.items())
             problems.append((f"job {number} ({words})", job["problem"]))
         run = job.get("run")

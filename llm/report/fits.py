@@ -24,7 +24,7 @@ class Fit:
     reason: str = ""
 
 
-def law_of(results: list[Result], draws: int = 200) -> Fit | None:
+def law_of(results: list[Result], draws: int = 400) -> Fit | None:
     """L(N, D) over dense runs of different sizes and lengths; None where sizes do not differ.
 
     Experts are left out: two models of one active size need not lie on one curve. A run gives its

@@ -83,14 +83,15 @@ def bootstrap_law(
     d: np.ndarray,
     loss: np.ndarray,
     law: Law,
-    draws: int = 200,
+    draws: int = 400,
     level: float = 0.95,
     seed: int = 0,
 ) -> dict[str, Interval]:
     """Intervals of E, a and b from resampled residuals (a function of `seed`).
 
-    Residuals are inflated by √(n / (n − 5)), as five parameters were fitted to them, and the
-    percentiles are widened as Student's t is wider than the normal curve at n − 5 degrees.
+    Residuals are inflated by √(n / (n − 5)), as five parameters were fitted to them. An interval
+    is the estimate ± t at n − 5 degrees × the standard deviation over the draws: percentiles of
+    the draws covered 83 to 92% where 95% were meant (30 runs, 60 sets of them).
     """
     from llm.report.statistics import t_quantile
 
@@ -100,21 +101,55 @@ def bootstrap_law(
     freedom = max(len(loss) - 5, 1)
     residuals = (loss - fitted) * math.sqrt(len(loss) / freedom)
     residuals = residuals - residuals.mean()
-    found = []
-    for _ in range(draws):
-        again = fitted + generator.choice(residuals, len(loss))
-        fit = fit_law(n, d, again, (law.a, law.b), 1e-4)
-        found.append((fit.E, fit.a, fit.b))
-    sample = np.array(found)
-    wider = t_quantile((1 + level) / 2, freedom) / 1.959964 if level == 0.95 else 1.0
-    low, high = np.quantile(sample, [(1 - level) / 2, (1 + level) / 2], axis=0)
-    middle = np.array([law.E, law.a, law.b])
-    low, high = middle - wider * (middle - low), middle + wider * (high - middle)
-    low = np.maximum(low, 0.0)
-    return {
-        name: Interval(float(middle[i]), float(low[i]), float(high[i]))
-        for i, name in enumerate(("E", "a", "b"))
-    }
+    sample = np.array(
+        [_refit(law, n, d, fitted + generator.choice(residuals, len(loss))) for _ in range(draws)]
+    )
+    reach = t_quantile((1 + level) / 2, freedom) * sample.std(axis=0, ddof=1)
+    found = {}
+    for i, (name, value) in enumerate((("E", law.E), ("a", law.a), ("b", law.b))):
+        half = float(reach[i])
+        found[name] = Interval(value, max(value - half, 0.0), value + half)
+    return found
+
+
+def _refit(law: Law, n: np.ndarray, d: np.ndarray, loss: np.ndarray) -> tuple[float, float, float]:
+    """E, a and b of the least squares near `law`, by Gauss and Newton: a hundred times as fast.
+
+    Where a step leads out of the allowed region, or none lowers the error, the full search.
+    """
+    log_n, log_d = np.log(n), np.log(d)
+    n_0, d_0 = log_n.mean(), log_d.mean()
+    x_n, x_d = log_n - n_0, log_d - d_0
+    # E, log of A's and of B's term in the middle of the runs, a, b
+    log_a = math.log(law.A or 1e-12) - law.a * n_0
+    log_b = math.log(law.B or 1e-12) - law.b * d_0
+    at = np.array([law.E, log_a, log_b, law.a, law.b])
+
+    def terms(p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return np.exp(p[1] - p[3] * x_n), np.exp(p[2] - p[4] * x_d)
+
+    def squares(p: np.ndarray) -> float:
+        residual = loss - p[0] - sum(terms(p))
+        return float(residual @ residual)
+
+    now = squares(at)
+    for _ in range(30):
+        of_n, of_d = terms(at)
+        slopes = np.stack([np.ones_like(loss), of_n, of_d, -of_n * x_n, -of_d * x_d], 1)
+        step = np.linalg.lstsq(slopes, loss - at[0] - of_n - of_d, rcond=None)[0]
+        for _ in range(12):
+            if squares(at + step) <= now:
+                break
+            step = step / 2
+        at = at + step
+        before, now = now, squares(at)
+        low, high = _LIMITS
+        if not (at[0] >= 0 and low < at[3] < high and low < at[4] < high and now <= before):
+            fit = fit_law(n, d, loss, (law.a, law.b), 1e-4)
+            return fit.E, fit.a, fit.b
+        if np.abs(step).max() < 1e-6:
+            break
+    return float(at[0]), float(at[3]), float(at[4])
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,6 @@ def start(
     assert jobs.snapshot is not None
     file = job_file(job)
     file.parent.mkdir(parents=True, exist_ok=True)
-    outcome_file(job).unlink(missing_ok=True)
     task = {"module": jobs.command, "task": jobs.task.__name__, "conf": jobs.choices.top}
     write_json(file, {**task, "job": asdict(job)})
     return subprocess.Popen(
@@ -56,9 +55,13 @@ def outcome_of(job: "SweepJob", code: int) -> "Outcome":
     from llm.config.outcome import Outcome
 
     try:
-        return Outcome(**json.loads(outcome_file(job).read_bytes()))
-    except (OSError, ValueError, TypeError):
-        pass
+        told = json.loads(outcome_file(job_file(job)).read_bytes())
+    except (OSError, ValueError):
+        told = None
+    for file in (job_file(job), outcome_file(job_file(job))):
+        file.unlink(missing_ok=True)
+    if told is not None:
+        return Outcome(**told)
     if code < 0:
         name = signal.Signals(-code).name
         hint = " (out of memory?)" if name == "SIGKILL" else ""
@@ -80,11 +83,13 @@ def do_in_a_process(jobs: "Jobs", job: "SweepJob") -> "Outcome":
 
 
 def job_file(job: "SweepJob") -> Path:
-    return Path(job.folder) / "jobs" / f"{job.number:04}.json"
+    """Where the process finds its job; this launcher's own, as several may run one sweep."""
+    return Path(job.folder) / "jobs" / f".{job.number:04}-{os.getpid()}.json"
 
 
-def outcome_file(job: "SweepJob") -> Path:
-    return job_file(job).with_suffix(".outcome.json")
+def outcome_file(file: Path) -> Path:
+    """Where the process leaves what came of the job in `file`."""
+    return file.with_suffix(".outcome")
 
 
 def _die_with_the_parent() -> None:
@@ -120,7 +125,7 @@ def main(file: Path) -> int:
         return interrupt.exit_code
     except KeyboardInterrupt:
         return 130
-    write_json(outcome_file(job), asdict(outcome))
+    write_json(outcome_file(file), asdict(outcome))
     return max(outcome.exit, 0)
 
 

@@ -61,7 +61,7 @@ def answer(number: int, **told: object) -> str:
     """A script that leaves an outcome."""
     outcome = json.dumps({"job": number, **told})
     code = told.get("exit", 0)
-    file = f"jobs/{number:04}.outcome.json"
+    file = f"jobs/.{number:04}-{os.getpid()}.outcome"
     return f"open({file!r}, 'w').write({outcome!r}); sys.exit({code})"
 
 
