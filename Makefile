@@ -18,7 +18,8 @@ STAMP := $(VENV)/.made
 SAY := @echo >&2
 
 .DEFAULT_GOAL := help
-.PHONY: help env train test test-all chat sweep plan report runs bench sizes lint format clean distclean
+.PHONY: help env train prepare data test test-all chat sweep plan report runs bench bench-moe bench-data
+.PHONY: parity sizes lint format clean distclean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +38,12 @@ $(STAMP): pyproject.toml constraints.txt
 
 train: env ## Train a model; its last line is the run's directory
 	@$(PYTHON) -m llm.train $(ARGS)
+
+prepare: env ## Prepare a corpus without training: make prepare ARGS="data=tinystories"
+	@$(PYTHON) -m llm.prepare $(ARGS)
+
+data: env ## List what is prepared
+	@$(PYTHON) -m llm.data $(or $(ARGS),ls)
 
 chat: env ## Talk to the newest finished run
 	@$(PYTHON) -m llm.chat $(ARGS)
@@ -67,6 +74,15 @@ test-all: env ## Run every test, the slow ones too
 
 bench: env ## Measure speed
 	@$(PYTHON) experiments/speed/bench.py $(ARGS)
+
+parity: env ## Compare six architectures with transformers, number for number
+	$(PYTHON) -m pytest -q tests/hf/test_parity.py
+
+bench-moe: env ## Measure what experts cost
+	@$(PYTHON) experiments/speed/moe.py $(ARGS)
+
+bench-data: env ## Measure preparing and loading text (ARGS=--quick for a minute's worth)
+	@$(PYTHON) experiments/speed/data.py $(ARGS)
 
 lint: env ## Check style and types
 	@$(PYTHON) -m ruff check

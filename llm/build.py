@@ -7,10 +7,16 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+from torch.utils import _pytree
 
+from llm.config.errors import Refused
 from llm.config.instantiate import instantiate
+from llm.layers.noise import number_places
 from llm.model.accounting import Account, account
-from llm.model.transformer import Transformer
+from llm.model.transformer import Output, Transformer
+
+# FSDP looks for the tensors in what a forward pass returns.
+_pytree.register_dataclass(Output)
 
 
 def build_model(
@@ -28,15 +34,21 @@ def build_model(
         vocab_size: of the tokenizer
         device: "meta" builds without memory, to check and to count
     """
+    if config["moe"].get("init") == "upcycle" and not config["model"].get("init_from"):
+        raise Refused(
+            "is upcycle, which needs a dense checkpoint to start from: model.init_from", "moe.init"
+        )
     torch.manual_seed(config["seed"])
     with torch.device("meta" if str(device) == "meta" else "cpu"):
         feed_forward = instantiate(config["moe"], "moe", plugins)
         make = instantiate(config["model"], "model", plugins)
         model = make(vocab_size, feed_forward)
+    # What it was made from, so that it can be written in a public format (llm.hf.save).
+    model.config = {room: config[room] for room in ("model", "moe")}
+    number_places(model)
     return model.to(device)
 
 
-def account_for(config: dict[str, Any], model: torch.nn.Module) -> Account:
+def account_for(config: dict[str, Any], model: Transformer) -> Account:
     """Parameters and operations of `model` at its training length."""
-    node = config["model"]
-    return account(model, node["d_model"], node["n_layers"], node["max_seq_len"])
+    return account(model, config["model"]["max_seq_len"])

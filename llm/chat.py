@@ -8,16 +8,13 @@ Flags instead of key=value, since a prompt is free text. Heavy imports stand ins
 """
 
 import argparse
-import os
-import re
 import sys
-import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING
 
-from llm.config.errors import Failed, Refused
-from llm.config.suggest import nearest
+from llm.config.errors import Refused
+from llm.config.flags import Flags, checked, command, opening
 from llm.generate import MAX_TOKENS, TEMPERATURE, TOP_K, limits
 
 if TYPE_CHECKING:
@@ -30,46 +27,14 @@ if TYPE_CHECKING:
 _ONE_THREAD = 50_000_000
 
 
-class _Flags(argparse.ArgumentParser):
-    """argparse with its complaints in one line that names the nearest flag."""
-
-    def error(self, message: str) -> NoReturn:
-        raise Refused(message.removeprefix("argument "))
-
-    def read(self, arguments: Sequence[str]) -> argparse.Namespace:
-        flags, unknown = self.parse_known_args(arguments)
-        if not unknown:
-            return flags
-        first = unknown[0]
-        if not first.startswith("-"):
-            raise Refused(f'{first!r} stands alone; a prompt is given as --prompt "…"')
-        typed = first.lstrip("-").partition("=")[0].replace("_", "-")
-        known = [option.lstrip("-") for option in self._option_string_actions]
-        guess = next((flag for flag in known if flag.startswith(typed)), nearest(typed, known))
-        hint = f"did you mean --{guess}?" if guess else "--help lists the flags"
-        raise Refused(f"there is no flag {first.partition('=')[0]}; {hint}")
-
-
-def _checked(read: Callable[[str], Any]) -> Callable[[str], Any]:
-    """A type for argparse that says why a value is refused."""
-
-    def convert(text: str) -> Any:
-        try:
-            return read(text)
-        except Refused as refusal:
-            raise argparse.ArgumentTypeError(refusal.message) from None
-
-    return convert
-
-
-def _flags() -> _Flags:
-    flags = _Flags(
+def _flags() -> Flags:
+    flags = Flags(
         prog="python -m llm.chat",
         description="Talk to a model: the newest finished run, unless --checkpoint names another.",
         epilog="Without --prompt it is a conversation; /help in it lists the commands.",
         allow_abbrev=False,
     )
-    count = _checked(limits.count)
+    count = checked(limits.count)
     add = flags.add_argument
     add("--checkpoint", metavar="PATH", help="a run directory, or a checkpoint inside one")
     add("--prompt", metavar="TEXT", help="answer this, and leave")
@@ -83,7 +48,7 @@ def _flags() -> _Flags:
     add(
         "--temperature",
         metavar="T",
-        type=_checked(limits.temperature),
+        type=checked(limits.temperature),
         default=TEMPERATURE,
         help=f"{limits.COLDEST} (sure of itself) to {limits.HOTTEST} (wild) (default %(default)s)",
     )
@@ -94,21 +59,8 @@ def _flags() -> _Flags:
         default=TOP_K,
         help="draw from the K likeliest tokens only (default %(default)s)",
     )
-    add("--seed", metavar="N", type=_checked(limits.seed), help="the same answers every time")
-    add(
-        "--outputs",
-        metavar="DIR",
-        type=Path,
-        default=Path("outputs"),
-        help="where runs/ lies (default %(default)s)",
-    )
-    add(
-        "--plugins",
-        metavar="PACKAGE",
-        action="append",
-        default=[],
-        help="a package whose code the run may use; only name what you trust",
-    )
+    add("--seed", metavar="N", type=checked(limits.seed), help="the same answers every time")
+    flags.add_outputs_and_plugins()
     return flags
 
 
@@ -117,37 +69,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # no byte and no letter ends a conversation
             stream.reconfigure(errors="replace")
-    try:
-        flags = _flags().read(sys.argv[1:] if arguments is None else arguments)
-        session, banner = _open(flags)
-        if flags.prompt is None:
-            session.run(banner)
-        else:
-            for piece in session.reply_to(flags.prompt):
-                print(piece.text, end="", flush=True)
-            print(flush=True)
-        return 0
-    except Refused as refusal:
-        return _end(str(refusal), 2)
-    except Failed as failure:
-        return _end(str(failure), 1)
-    except KeyboardInterrupt:
-        print()
-        return 130
-    except BrokenPipeError:  # `| head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except SystemExit as stop:  # --help
-        return stop.code if isinstance(stop.code, int) else 1
-    except Exception:
-        traceback.print_exc()
-        return 1
+    return command("llm.chat", lambda: _chat(sys.argv[1:] if arguments is None else arguments))
 
 
-def _end(line: str, code: int) -> int:
-    name = "\033[31mllm.chat:\033[0m" if sys.stderr.isatty() else "llm.chat:"
-    print(f"{name} {line}", file=sys.stderr)
-    return code
+def _chat(arguments: Sequence[str]) -> None:
+    flags = _flags().read(arguments, 'a prompt is given as --prompt "…"')
+    session, banner = _open(flags)
+    if flags.prompt is None:
+        session.run(banner)
+        return
+    for piece in session.reply_to(flags.prompt):
+        print(piece.text, end="", flush=True)
+    print(flush=True)
 
 
 def _open(flags: argparse.Namespace) -> tuple["Session", str]:
@@ -157,20 +90,16 @@ def _open(flags: argparse.Namespace) -> tuple["Session", str]:
 
     from llm.generate.conversation import Conversation, Sampling
     from llm.generate.session import Session
+    from llm.moe.layer import caveats
     from llm.runs.reopen import load_run
 
-    try:
+    with opening(path):
         run = load_run(path, which=which, plugins=flags.plugins)  # type: ignore[arg-type]
         corpus, dialogue = _corpus(run, flags.plugins)
-    except Refused as refusal:
-        # The config's own words for it are those of llm.train, which takes key=value.
-        line = re.sub(r"'?plugins=\[(.*?)\]'?( to the command)?", r"--plugins \1", str(refusal))
-        raise Refused(line.replace("--plugins …", "--plugins PACKAGE")) from None
-    except (OSError, RuntimeError, LookupError, ValueError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise Failed(f"{path} cannot be opened: {reason}") from error
     if run.facts.get("params_active", _ONE_THREAD) < _ONE_THREAD:
         torch.set_num_threads(1)
+    for caveat in caveats(run.model):
+        print(f"({caveat})", file=sys.stderr)
     generator = torch.Generator(run.model.embedding.device)
     if flags.seed is None:
         generator.seed()
@@ -186,10 +115,9 @@ def _run_and_weights(flags: argparse.Namespace) -> tuple[Path, str]:
     """What to open: the path that was named, else the newest finished run."""
     if flags.checkpoint is None:
         return newest_finished(flags.outputs / "runs"), "best"
-    path = Path(os.path.abspath(Path(flags.checkpoint).expanduser()))
-    if path.name in ("best", "checkpoints") and (path.parent / "run.json").exists():
-        return path.parent, "best" if path.name == "best" else "last"
-    return path, "best"
+    from llm.runs.directory import find_run
+
+    return find_run(flags.checkpoint, flags.outputs)
 
 
 def newest_finished(runs: Path) -> Path:

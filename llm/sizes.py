@@ -33,11 +33,11 @@ def main() -> None:
     """Print the table."""
     print(f"GPT-2's vocabulary ({VOCAB_SIZE:,}), head tied to the embedding where style=gpt2.")
     head = ("model", "moe", "width", "layers", "heads", "tokens", "total", "active", "MFLOP/token")
-    print("{:8} {:8} {:>6} {:>6} {:>6} {:>7} {:>9} {:>9} {:>12}".format(*head))
+    print("{:9} {:13} {:>6} {:>6} {:>6} {:>7} {:>9} {:>9} {:>12}".format(*head))
     for model, moe, config, cost in rows():
         node = config["model"]
         print(
-            f"{model:8} {moe:8} {node['d_model']:6} {node['n_layers']:6} {node['n_heads']:6} "
+            f"{model:9} {moe:13} {node['d_model']:6} {node['n_layers']:6} {node['n_heads']:6} "
             f"{node['max_seq_len']:7} {cost.params_total / 1e6:8.1f}M "
             f"{cost.params_active / 1e6:8.1f}M {cost.flops_per_token / 1e6:12.1f}"
         )

@@ -1,41 +1,30 @@
 """Training: the rooms put together, then one loop that reads top to bottom.
 
     python -m llm.train model=small moe=switch data=custom data.path=FILE_OR_FOLDER
+    torchrun --nproc-per-node 4 -m llm.train model=small hardware.parallel=fsdp
 
 Heavy imports stand inside the functions that need them: `--help` imports this file.
 """
 
 import math
-import platform
 import sys
 import time
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from llm.config.entry import Job, main
-from llm.config.errors import Diverged, Failed, Interrupted, Refused
+from llm.config.errors import Diverged, Failed, Interrupted
 from llm.config.root import Budget
+from llm.loop.outcome import diagnosis, extent, results, summary
+from llm.loop.setup import Setup, prepare_run
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from llm.model.transformer import Transformer
 
-    from llm.data.corpus import Corpus
-    from llm.data.prepare import Prepared
-    from llm.evaluate import Examination
-    from llm.hardware.machine import Machine
-    from llm.runs.directory import Run
-
-
-class Setup(NamedTuple):
-    """Everything that is decided before step 0."""
-
-    config: dict[str, Any]
-    corpus: "Corpus"
-    prepared: "Prepared"
-    exam: "Examination"
-    machine: "Machine"
-    run: "Run"
+#: Times that a run goes back to a checkpoint before it gives up.
+_MOST_RETURNS = 3
 
 
 def train(job: Job) -> Path:
@@ -47,340 +36,388 @@ def train(job: Job) -> Path:
         Refused: a contradiction in the config, or a run that must not be touched
         Failed: a loss that is not finite, a disk that takes nothing more
         Interrupted: a signal came; the run is saved and continues with the same command
+        Elsewhere: another process of the job raised one of these, and has said so
     """
-    setup = prepare_run(job)
-    run = setup.run
-    try:
-        if run.state == "finished":
-            print(f"finished already: {_summary(run.facts)}")
-        else:
-            _train(setup, job)
-        print(run.folder)
-    finally:
-        run.release()
-    return run.folder
+    from llm.hardware.world import World
 
-
-def prepare_run(job: Job) -> Setup:
-    """Refuse what can be refused, prepare the data, and claim the run."""
-    from llm.build import build_model
-    from llm.config.instantiate import instantiate
-    from llm.data.prepare import prepare
-    from llm.evaluate import examination
-    from llm.runs.directory import claim
-    from llm.runs.identity import code_hash, config_hash, git_state, identify, versions
-
-    config, names, plugins = job.config, job.chosen, job.config["plugins"]
-    machine = instantiate(config["hardware"], "hardware", plugins).resolve()
-    for group in ("tracking", "optimizer"):
-        instantiate(config[group], group, plugins)
-    try:
-        build_model(config, 256, plugins, device="meta")
-    except RuntimeError as error:  # sizes beyond what a tensor can count
-        raise Refused(f"model: cannot be built: {str(error).splitlines()[0]}") from None
-    corpus = instantiate(config["data"], "data", plugins)
-    tokenizer = instantiate(config["tokenizer"], "tokenizer", plugins)
-    for note in job.validated.notes:
-        print(note, file=sys.stderr)
-
-    # The data's fingerprint is part of the run's identity.
-    outputs = Path(config["outputs"])
-    data_name = f"{names['data']}-{names['tokenizer']}"
-    prepared = prepare(corpus, tokenizer, config["tokenizer"], data_name, outputs / "data")
-    exam = examination(
-        prepared, corpus, config["model"]["max_seq_len"], config["train"]["eval_tokens"]
-    )
-    name, identity = identify(names, job.validated.identity, machine.facts(), prepared.fingerprint)
-    facts = {
-        "state": "running",
-        "config_hash": config_hash(identity),
-        "code_hash": code_hash(),
-        "data_fingerprint": prepared.fingerprint,
-        "sweep": job.sweep,
-        "host": platform.node(),
-        "versions": versions(),
-        **git_state(),
-        **machine.facts(),
-    }
-    rules, waits = config["run"], job.sweep is not None
-    run = claim(
-        outputs / "runs", name, config, facts, rules["existing"], rules["code_changed"], waits
-    )
-    return Setup(config, corpus, prepared, exam, machine, run)
+    with World() as world:
+        setup = prepare_run(job, world)
+        run = setup.run
+        try:
+            if run.state != "finished":
+                _train(setup, job)
+            elif world.first:
+                print(f"finished already: {summary(run.facts)}")
+            if world.first:
+                print(run.folder)
+        finally:
+            run.release()
+        return run.folder
 
 
 def _train(setup: Setup, job: Job) -> None:
     import torch
-    from torch.nn.utils import clip_grad_norm_
 
     from llm.build import account_for, build_model
     from llm.config.instantiate import instantiate
-    from llm.data.batches import TrainOrder, mix
+    from llm.data.batches import mix
+    from llm.data.feed import Feed
+    from llm.data.mixture import training_order
     from llm.evaluate import acceptance, examine
-    from llm.hardware.memory import peak_memory
+    from llm.hardware.blocks import compile_blocks, recompute_blocks
+    from llm.hardware.parallel import Parallel
+    from llm.hardware.peak import measured_peak
     from llm.hardware.profile import profiler
     from llm.hardware.signals import StopSignals
+    from llm.hardware.slurm import requeue
+    from llm.hardware.stopwatch import Stopwatch, memory_peak
+    from llm.loop.silent import Silent
+    from llm.loop.step import Gradients, find_batch
+    from llm.moe.alarm import CollapseAlarm, active_experts
+    from llm.moe.balance import after_step
+    from llm.moe.preflight import preflight
     from llm.moe.statistics import summarise
+    from llm.optimizer.guard import Guard
+    from llm.optimizer.norms import Norms, Steps
     from llm.report.card import card, sample_texts
+    from llm.report.observatory import Observatory
     from llm.runs import checkpoint
+    from llm.runs.keeper import Keeper, last_good
+    from llm.runs.position import Position
     from llm.tokenizer import base as tokenizers
     from llm.tracking.curve import draw_curve
     from llm.tracking.log import MetricLog, PerfLog
     from llm.tracking.progress import Progress
 
-    config, corpus, prepared, exam, machine, run = setup
+    config, corpus, prepared, exam, machine, run, world, start = setup
     settings, seed, plugins = config["train"], config["seed"], config["plugins"]
     seq_len = config["model"]["max_seq_len"]
     hardware = instantiate(config["hardware"], "hardware", plugins)
-    tracker = instantiate(config["tracking"], "tracking", plugins)
     recipe = instantiate(config["optimizer"], "optimizer", plugins)
+    tracker: Any = instantiate(config["tracking"], "tracking", plugins) if world.first else Silent()
 
-    threads = hardware.start(run.facts.get("threads"))
-    tokenizers.save(prepared.tokenizer, run.folder)
-    model = build_model(config, prepared.tokenizer.vocab_size, plugins, machine.device)
-    optimizer, scaler = recipe.optimizer(model), machine.scaler()
-    order = TrainOrder(prepared.tokens("train"), seq_len, seed)
-    micro_rows, micro_steps = settings["batch_size"], settings["grad_accum_steps"]
-    rows_per_step = micro_rows * micro_steps
-    costs = account_for(config, model)
+    world.start(machine.device)
+    world.watch(lambda failure: run.update(state="failed", reason=str(failure)))
+    decided = hardware.start(machine, run.facts)
     vocab_size = prepared.tokenizer.vocab_size
-    run.update(threads=threads, floor=exam.floor, vocab_size=vocab_size, **asdict(costs))
+    model = build_model(config, vocab_size, plugins, machine.device)
+    if start is not None:
+        start.fill(model)
+    model.z_loss = settings["z_loss"]
+    costs = account_for(config, model)
+    micro_rows = settings["batch_size"]
+    rows_per_step = micro_rows * settings["grad_accum_steps"]
+    if settings["preflight"] and not checkpoint.list_steps(run.checkpoints):
+        preflight(model, vocab_size, machine.autocast)
+    if hardware.find_batch:
+        known = run.facts.get("micro_rows")
+        micro_rows = known or world.decide(
+            lambda: find_batch(model, machine, rows_per_step // world.size) * world.size
+        )
+    if hardware.recompute:
+        recompute_blocks(model)
+    if decided["compile"]:
+        compile_blocks(model)
+    scheme = hardware.scheme(world)
+    parallel = Parallel(model, scheme, world)
+    optimizer, scaler = recipe.optimizer(model), machine.scaler()
+    order = training_order(prepared, seq_len, seed)
+    peak = world.size * float(world.decide(lambda: measured_peak(machine)))
+    if world.first:
+        tokenizers.save(prepared.tokenizer, run.folder)
+    run.update(
+        **decided,
+        micro_rows=micro_rows,
+        processes=world.size,
+        parallel=scheme,
+        vocab_size=vocab_size,
+        floor=exam.floor,
+        **asdict(costs),
+    )
 
-    # Where it stands: a few numbers, all of them in each checkpoint.
-    step, tokens, best = 0, 0, math.inf
-    seconds = step_seconds = 0.0
-    metrics_bytes = 0
-    found, damaged = checkpoint.newest(run.checkpoints)
-    for line in damaged:
-        print(f"{line}; going back to the one before", file=sys.stderr)
-    if damaged and found is None:
-        raise Failed(f"no checkpoint of {run.folder} is whole; run.existing=restart begins anew")
-    if found is not None:
-        model.load_state_dict(found.model)
+    # Where it stands, from the newest whole checkpoint.
+    at, guard = Position(), Guard(settings["spike_factor"], settings["spike_patience"])
+    alarm = CollapseAlarm(active_experts(model), rows_per_step * seq_len)
+
+    def restore(found: checkpoint.Checkpoint) -> None:
+        nonlocal at
+        found.restore_model(model)
         found.restore_optimizer(optimizer)
         scaler.load_state_dict(found.state["scaler"])
-        step, tokens, metrics_bytes = (
-            found.step,
-            found.state["tokens"],
-            found.state["metrics_bytes"],
-        )
-        seconds, step_seconds = found.state["seconds"], found.state["step_seconds"]
-        best = math.inf if found.state["best"] is None else found.state["best"]
-        print(f"going on with {run.folder} from step {step}", file=sys.stderr)
-    log, perf = MetricLog(run.folder), PerfLog(run.folder)
-    log.cut_back(metrics_bytes)
-    checkpoint.drop_after(run.best, step)
+        guard.restore(found.state.get("guard", guard.state()))
+        alarm.restore(found.state.get("alarm", alarm.state()))
+        at = Position.of(found.step, found.state)
+
+    def whole_one() -> str | None:
+        found, damaged = checkpoint.newest(run.checkpoints)
+        for line in damaged:
+            print(f"{line}; going back to the one before", file=sys.stderr)
+        if damaged and found is None:
+            raise Failed(
+                f"no checkpoint of {run.folder} is whole; run.existing=restart begins anew"
+            )
+        return found.folder.name if found else None
+
+    newest = world.decide(whole_one)
+    if newest is not None:
+        restore(checkpoint.read(run.checkpoints / newest))
+        if world.first:
+            print(f"going on with {run.folder} from step {at.step}", file=sys.stderr)
+    log: Any = MetricLog(run.folder) if world.first else Silent()
+    perf: Any = PerfLog(run.folder) if world.first else Silent()
+    log.cut_back(at.metrics_bytes)
+    if world.first:
+        checkpoint.drop_after(run.best, at.step)
     run.update(state="running", reason=None)
 
-    def save(needed: bool) -> None:
-        """Checkpoint now; where the disk refuses and it is not needed yet, say so and go on."""
-        facts = {
-            "tokens": tokens,
-            "seconds": seconds,
-            "step_seconds": step_seconds,
-            "metrics_bytes": log.sync(),
-            "best": None if math.isinf(best) else best,
-            "scaler": scaler.state_dict(),
-        }
-        try:
-            checkpoint.write(run.checkpoints, step, model, optimizer, facts, keep=2)
-        except OSError as error:
-            if needed:
-                raise
-            progress.say(f"no checkpoint at step {step}: {error}; {_last_good(run)}")
-
-    def save_best() -> None:
-        try:
-            checkpoint.write(run.best, step, model, None, {"val_loss": best}, keep=1)
-        except OSError as error:
-            progress.say(f"the best weights so far could not be kept: {error}")
-
     budget = Budget.parse(settings["budget"])
-    total, per_step = _extent(
+    total, per_step = extent(
         budget, rows_per_step, seq_len, order.rows_per_epoch, costs.flops_per_token
     )
-    begun = drawn = time.monotonic() - seconds
-    signals, trace = StopSignals(), profiler(run.folder, settings["profile"])
-    progress = Progress(budget.amount, budget.name, start=min(step * per_step, budget.amount))
+
+    def spent() -> float:
+        return at.seconds / 60 if budget.unit == "min" else at.step * per_step
+
+    def over() -> bool:
+        return spent() >= budget.amount or (total is not None and at.step >= total)
+
+    progress = Progress(
+        budget.amount, budget.name, min(spent(), budget.amount), quiet=not world.first
+    )
+    keeper: Any = Silent()
+    if world.first:
+        keeper = Keeper(run, settings["checkpoint_every"], settings["keep_every"], progress.say)
+    saved_at = at.seconds
+
+    def save(needed: bool, regular: bool = True, best: bool = False) -> None:
+        """Copy the run as it stands and write it while training goes on.
+
+        Args:
+            needed: wait, and raise where the disk refuses; otherwise that is told, and no more
+            regular: a checkpoint; best: the best weights
+        """
+        nonlocal saved_at
+        content = checkpoint.snapshot(model, optimizer if regular else None, world.first)
+        state = None
+        if regular:
+            at.metrics_bytes, saved_at = log.sync(), at.seconds
+            state = {**at.state(), "scaler": scaler.state_dict()}
+            state |= {"guard": guard.state(), "alarm": alarm.state()}
+        keeper.put(at.step, content, state, {"val_loss": at.best} if best else None)
+        if needed:
+            keeper.settle(needed=True)
+
+    def go_back() -> None:
+        """To the last good checkpoint and past the data since; the one before, the second time."""
+        keeper.settle()
+        visited = [there for _, there in at.went_back]
+        found = None
+        if len(visited) < _MOST_RETURNS:
+            name = world.decide(
+                lambda: checkpoint.regular_before(
+                    run.checkpoints, settings["checkpoint_every"], visited
+                )
+            )
+            found = checkpoint.read(run.checkpoints / name) if name else None
+        if found is None:
+            raise Diverged(diagnosis(run, at.step, totals.loss, totals.norm, lr, machine.precision))
+        left, returns = at.step, at.went_back
+        restore(found)
+        at.went_back = [*returns, [left, at.step]]
+        at.passed_over += (left - at.step) * rows_per_step
+        guard.in_a_row = 0
+        observatory.go_back(at.step)
+        log.cut_back(at.metrics_bytes)
+        if world.first:
+            checkpoint.drop_after(run.checkpoints, at.step)
+            checkpoint.drop_after(run.best, at.step)
+        progress.say(f"step {left}: back to step {at.step}, and past the data that did the harm")
+
+    def whole_model() -> "Transformer | None":
+        """The model in one piece on rank 0's device, where texts are written; else None."""
+        if not parallel.sharded:
+            return model if world.first else None
+        weights = checkpoint.gathered(model.state_dict(), world.first)
+        if not world.first:
+            return None
+        copy = build_model(config, vocab_size, plugins, machine.device)
+        copy.load_state_dict(weights)
+        return copy
+
+    signals, trace = StopSignals(), profiler(run.folder, settings["profile"] and world.first)
+    folder = run.folder if world.first else None
+    observatory = Observatory(folder, exam, prepared.tokenizer, at.step, progress.say)
+    watch, norms = Stopwatch(machine.device), Norms(model)
+    feed = Feed(lambda first: order.rows(first, rows_per_step))
+    gradients = Gradients(
+        parallel, machine, scaler, norms, signals, watch, seed, micro_rows, exam.document_mask
+    )
+    begun = drawn = time.monotonic() - at.seconds
+    stop: int | None = None
     try:
         with signals, progress, trace:
             tracker.start(
-                run.id, run.folder, config, job.sweep, step, costs.flops_per_token, progress.say
+                run.id, run.folder, config, job.sweep, at.step, costs.flops_per_token, progress.say
             )
             model.train()
-            while True:
-                spent = seconds / 60 if budget.unit == "min" else step * per_step
-                if spent >= budget.amount or (total is not None and step >= total):
-                    break
-                if signals.received is not None:
+            while not over():
+                stop = stop or (signals.received if world.size == 1 else None)
+                if stop is not None:
                     save(needed=True)
-                    raise Interrupted(signals.received)
+                    raise Interrupted(stop)
 
                 # One optimizer step. All randomness in it is keyed by the seed and the step.
                 step_begun = time.monotonic()
-                torch.manual_seed(mix(seed, step) >> 1)
-                lr = recipe.lr_at(step, spent / budget.amount)
-                for group in optimizer.param_groups:
-                    group["lr"] = lr
-                batch = order.rows(
-                    0 if settings["overfit"] else step * rows_per_step, rows_per_step
-                )
-                n_targets = int((batch.targets_RT >= 0).sum())
-                loss_sum: Tensor | float = 0.0
-                optimizer.zero_grad(set_to_none=True)
-                for micro in range(micro_steps):
-                    part = slice(micro * micro_rows, (micro + 1) * micro_rows)
-                    tokens_BT = torch.from_numpy(batch.tokens_RT[part]).to(machine.device)
-                    targets_BT = torch.from_numpy(batch.targets_RT[part]).to(machine.device)
-                    with machine.autocast():
-                        output = model(tokens_BT, targets_BT)
-                    # Tokens weigh equally whatever the split into micro-steps; so do the
-                    # auxiliary losses, which are means over the tokens of their micro-step.
-                    share = output.n_tokens / n_targets
-                    loss = output.loss_sum / n_targets + share * sum(output.aux.values())
-                    scaler.scale(loss).backward()
-                    loss_sum = loss_sum + output.loss_sum.detach()
-                scaler.unscale_(optimizer)
-                norm = clip_grad_norm_(model.parameters(), settings["clip_norm"] or math.inf)
-                train_loss = float(loss_sum) / n_targets
-                if not math.isfinite(train_loss):
-                    raise Diverged(_diagnosis(run, step, train_loss, lr, machine.precision))
-                scaler.step(optimizer)
+                torch.manual_seed(mix(seed, at.step) >> 1)
+                lr = recipe.lr_at(at.step, spent() / budget.amount)
+                recipe.set_lr(optimizer, lr)
+                with watch.phase("data"):
+                    first = at.step * rows_per_step + at.passed_over
+                    batch = (
+                        feed.take(0, 0)
+                        if settings["overfit"]
+                        else feed.take(first, first + rows_per_step)
+                    )
+                totals = gradients.compute(optimizer, at.step, batch, step_begun - begun)
+                stop = totals.stop
+                examined = (at.step + 1) % settings["eval_every"] == 0
+                moved: dict[str, float] = {}
+                # fp16's scale is too high for this step: that is no fault of the data.
+                overflow = scaler.is_enabled() and not math.isfinite(totals.norm)
+                overflow = overflow and math.isfinite(totals.loss) and scaler.get_scale() > 1
+                taken = not overflow and guard.accepts(totals.loss, totals.norm)
+                if taken:
+                    with watch.phase("optimizer", on_device=True):
+                        norms.clip(totals.norm, settings["clip_norm"])
+                        steps = Steps(norms) if examined else None
+                        scaler.step(optimizer)
+                        after_step(model, totals.router.get("load_E"))
+                    moved = steps.ratios(parallel.total) if steps else {}
                 scaler.update()
-                step, tokens = step + 1, tokens + n_targets
+                at.step += 1
+                if guard.exhausted:
+                    go_back()
+                    continue
+                at.tokens += totals.n_targets if taken else 0
+                # A document is read where its end-of-text is predicted.
+                at.documents += int((batch.targets_RT == prepared.tokenizer.eot).sum())
+                epochs = order.epochs(first + rows_per_step)
                 trace.step()
 
                 now = time.monotonic()
-                seconds, step_seconds = now - begun, step_seconds + now - step_begun
-                done = seconds / 60 if budget.unit == "min" else step * per_step
-                last = done >= budget.amount or (total is not None and step >= total)
+                # One clock for all processes: rank 0's, at the beginning of the step.
+                at.seconds = now - begun if world.size == 1 else totals.seconds
+                at.step_seconds += now - step_begun
+                last = over()
                 metrics: dict[str, Any] = {
-                    "train/loss": train_loss,
-                    "train/grad_norm": float(norm),
+                    "train/loss": totals.loss,
+                    "train/grad_norm": totals.norm,
                     "train/lr": lr,
-                    "data/epoch": step * rows_per_step / order.rows_per_epoch,
-                    **summarise(output.router),
+                    "data/documents": at.documents,
+                    **{f"data/epoch/{name}".rstrip("/"): epoch for name, epoch in epochs.items()},
+                    **summarise(totals.router),
                 }
+                if guard.skipped:
+                    metrics["train/skipped"] = guard.skipped
+                if "load_E" in totals.router:
+                    warning = alarm.watch(at.step, totals.router["load_E"])
+                    metrics["moe/alarm"] = alarm.collapsed
+                    if warning:
+                        progress.say(warning)
 
-                if last or step % settings["eval_every"] == 0:
-                    metrics.update(examine(model, exam, machine, micro_rows))
-                    if "load_E" in output.router:
-                        metrics["moe/load"] = output.router["load_E"].tolist()
-                    if metrics["val/loss"] < best:
-                        best = metrics["val/loss"]
-                        save_best()
-                log.append(step, tokens, metrics)
-                rate = n_targets / (now - step_begun)
-                perf.append(step, tokens, {"perf/seconds": seconds, "perf/tokens_per_second": rate})
-                tracker.log(step, tokens, metrics)
+                better = False
+                if last or examined:
+                    metrics |= {f"grad_norm/{role}": x for role, x in totals.norms.items()}
+                    metrics |= {f"update_ratio/{role}": x for role, x in moved.items()}
+                    with watch.phase("evaluation"):
+                        metrics |= examine(
+                            model, exam, machine, settings["batch_size"], world, observatory.watch
+                        )
+                    if not math.isfinite(metrics["val/loss"]):  # the weights are spoilt
+                        go_back()
+                        continue
+                    metrics |= observatory.report(at.step, run.id, world.sum)
+                    better = metrics["val/loss"] < at.best
+                    at.best = min(at.best, metrics["val/loss"])
+                log.append(at.step, at.tokens, metrics)
+                rate = totals.n_targets / (now - step_begun)
+                tracker.log(at.step, at.tokens, metrics)
                 progress.update(
-                    done,
-                    step=step,
-                    loss=train_loss,
+                    spent(),
+                    step=at.step,
+                    loss=totals.loss,
                     val_loss=metrics.get("val/loss"),
                     tokens_per_second=rate,
                     imbalance=metrics.get("moe/max_over_mean"),
                     epoch=metrics["data/epoch"],
+                    tokens=at.tokens,
+                    documents=at.documents,
                 )
-                if "val/loss" in metrics and now - drawn > 30:
+                if world.first and "val/loss" in metrics and now - drawn > 30:
                     draw_curve(run.folder)
                     drawn = now
                 sample_every = settings["sample_every"]
-                if sample_every and step % sample_every == 0 and not last:
-                    texts = sample_texts(model, prepared, seed, step)
-                    tracker.table(step, [{"text": text} for text in texts])
-                    progress.say(f"step {step} writes: {texts[0]}")
-                if last or step % settings["checkpoint_every"] == 0:
-                    save(needed=last)
+                if sample_every and at.step % sample_every == 0 and not last:
+                    writer = whole_model()
+                    if writer is not None:
+                        with torch.compiler.set_stance("force_eager"):
+                            texts = sample_texts(writer, prepared, seed, at.step)
+                        tracker.table(at.step, [{"text": text} for text in texts])
+                        progress.say(f"step {at.step} writes: {texts[0]}")
+                minutes = settings["checkpoint_minutes"]
+                due = minutes is not None and at.seconds - saved_at >= 60 * minutes
+                due = due or at.step % settings["checkpoint_every"] == 0
+                due = last or (due and not guard.in_a_row)  # who knows what the weights are worth
+                with watch.phase("checkpoint"):
+                    if due or better:
+                        save(needed=last, regular=due, best=better)
+                    keeper.look()
+                perf.append(
+                    at.step,
+                    at.tokens,
+                    {
+                        "perf/seconds": at.seconds,
+                        "perf/tokens_per_second": rate,
+                        "perf/mfu": rate * costs.flops_per_token / peak,
+                        "perf/memory_peak": memory_peak(machine.device),
+                        **{f"perf/{name}": seconds for name, seconds in watch.take().items()},
+                    },
+                )
         # The end, from the last checkpoint on: made again where a crash interrupts it.
-        texts = sample_texts(model, prepared, seed, step)
-        shares = acceptance(model, prepared, corpus, seed)
-        if shares:
-            log.append(step, tokens, shares)
-        draw_curve(run.folder)
-        tracker.table(step, [{"text": text} for text in texts])
-        rows = MetricLog.read(log.path)
-        results = _results(rows, step, tokens, seconds, step_seconds)
-        run.update(state="finished", peak_memory=peak_memory(machine.device), **results)
+        writer = whole_model()
+        if writer is not None:
+            with torch.compiler.set_stance("force_eager"):
+                texts = sample_texts(writer, prepared, seed, at.step)
+                shares = acceptance(writer, prepared, corpus, seed)
+            if shares:
+                log.append(at.step, at.tokens, shares)
+            draw_curve(run.folder)
+            tracker.table(at.step, [{"text": text} for text in texts])
+            rows = MetricLog.read(log.path)
+            memory = memory_peak(machine.device)
+            run.update(state="finished", peak_memory=memory, **results(rows, at))
         tracker.finish(0)
     except BaseException as problem:
-        state, code = (
-            ("interrupted", problem) if isinstance(problem, Interrupted) else ("failed", 1)
-        )
-        run.update(state=state, reason=str(problem) or type(problem).__name__)
-        tracker.finish(code.exit_code if isinstance(code, Interrupted) else code)
+        keeper.settle()
+        cause = world.cause_of(problem)
+        state, code = ("interrupted", cause) if isinstance(cause, Interrupted) else ("failed", None)
+        tracker.finish(code.exit_code if code else 1)
+        with suppress(OSError):  # a full disk does not take this either
+            run.update(state=state, reason=str(cause) or type(cause).__name__)
+        if isinstance(cause, Interrupted) and world.first:
+            told = requeue(cause.args[0])
+            if told:
+                print(told, file=sys.stderr)
         if isinstance(problem, OSError):
-            raise Failed(f"{problem}; {_last_good(run)}") from problem
+            raise Failed(f"{problem}; {last_good(run)}") from problem
         raise
     finally:
+        feed.close()
+        keeper.close()
         log.close()
         perf.close()
-    print(card(run.folder, run.facts, rows, texts))
-
-
-def _extent(
-    budget: Budget, rows_per_step: int, seq_len: int, rows_per_epoch: int, flops_per_token: int
-) -> tuple[int | None, float]:
-    """Steps in all (None where the clock decides), and what one step takes off the budget."""
-    tokens = rows_per_step * seq_len
-    per_step = {
-        "tok": tokens,
-        "step": 1,
-        "epoch": rows_per_step / rows_per_epoch,
-        "flops": tokens * flops_per_token,
-        "min": math.nan,
-    }[budget.unit]
-    if budget.unit == "min":
-        return None, 0.0
-    return max(1, math.ceil(budget.amount / per_step - 1e-9)), per_step
-
-
-def _results(
-    rows: list[dict[str, Any]], step: int, tokens: int, seconds: float, step_seconds: float
-) -> dict[str, Any]:
-    """What run.json says of a finished run, from its metric log."""
-    evaluations = [row for row in rows if "val/loss" in row]
-    last, best = evaluations[-1], min(evaluations, key=lambda row: row["val/loss"])
-    results = {
-        "val_loss": last["val/loss"],
-        "val_bpb": last["val/bpb"],
-        "best_val_loss": best["val/loss"],
-        "best_step": best["step"],
-        "steps": step,
-        "tokens": tokens,
-        "seconds": round(seconds, 3),
-        "tokens_per_second": round(tokens / step_seconds, 1),
-    }
-    if "val/floor" in last:
-        results |= {"floor": last["val/floor"], "excess": last["val/excess"]}
-        results["excess_by_skill"] = {
-            name.removeprefix("val/excess/"): value
-            for name, value in last.items()
-            if name.startswith("val/excess/")
-        }
-        results |= {k.removeprefix("val/"): v for k, v in rows[-1].items() if "accepted" in k}
-    return results
-
-
-def _last_good(run: "Run") -> str:
-    from llm.runs.checkpoint import list_steps
-
-    kept = list_steps(run.checkpoints)
-    return f"last good checkpoint: {kept[-1]}" if kept else "there is no checkpoint yet"
-
-
-def _diagnosis(run: "Run", step: int, loss: float, lr: float, precision: str) -> str:
-    cause = (
-        f"fp16 overflows where bf16 does not; try hardware.precision=bf16, or a lower lr ({lr:.1e})"
-        if precision == "fp16"
-        else f"the likely cause is the learning rate, {lr:.1e} here; try a third, or more warm-up"
-    )
-    return f"the loss became {loss} at step {step}; {cause}; {_last_good(run)}"
-
-
-def _summary(facts: dict[str, Any]) -> str:
-    against = f" (floor {facts['floor']:.4f})" if facts.get("floor") is not None else ""
-    return f"validation loss {facts['val_loss']:.4f}{against} after {facts['tokens']:,} tokens"
+    if world.first:
+        print(card(run.folder, run.facts, rows, texts))
 
 
 if __name__ == "__main__":

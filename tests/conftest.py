@@ -1,15 +1,21 @@
 """What every test needs before it starts."""
 
 import os
+import tempfile
 
 # Before torch is imported: one thread a process, since the suite runs a process a core (two
 # threads each on two cores fight), and since sums then do not depend on the machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
+# What a machine learns about itself (its speed: two seconds) is learnt once for all tests.
+os.environ.setdefault(
+    "MY_SIMPLE_LLM_CACHE", os.path.join(tempfile.gettempdir(), "my-simple-llm-tests")
+)
 
 import hypothesis
 import pytest
 
+from tests.parity_table import pytest_runtest_logreport, pytest_terminal_summary  # noqa: F401
 from tests.toy import TOY, Ended
 
 # No deadline an example: the suite shares its cores, and a slow moment is no bug.
@@ -50,6 +56,9 @@ def llm_train(toy_text, monkeypatch, capsys):
     """`python -m llm.train` on a toy, in this process: call it with overrides."""
     from llm.config.entry import main
     from llm.train import train
+
+    # Pictures take a third of a second each, and have tests of their own.
+    monkeypatch.setattr("llm.report.observatory.draw_routing", lambda file: None)
 
     def run(*overrides: str) -> Ended:
         capsys.readouterr()

@@ -256,7 +256,7 @@ def test_code_from_elsewhere_runs_only_where_it_is_named(
         "add --plugins strangers\n"
     )
     with pytest.raises(SystemExit, match="executed"):
-        chat._open(chat._flags().read(["--checkpoint", str(run), "--plugins", "strangers"]))
+        chat._open(chat._flags().read(["--checkpoint", str(run), "--plugins", "strangers"], ""))
 
 
 def test_a_plugin_may_bring_the_corpus(ask, outputs, tmp_path, monkeypatch):
@@ -431,5 +431,5 @@ def test_ctrl_c_during_one_answer_is_130(outputs, monkeypatch, capsys):
 
 
 def test_the_defaults_are_those_of_the_readme():
-    flags = chat._flags().read([])
+    flags = chat._flags().read([], "")
     assert (flags.max_tokens, flags.temperature, flags.top_k) == (100, 0.8, 50)

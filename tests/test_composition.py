@@ -24,7 +24,7 @@ SMALL = {
     "model.n_kv_heads": "null",
     "model.d_ff": 32,
     "model.max_seq_len": 8,
-    "data.path": "text.txt",
+    "data.path": "texts",
     "data.documents": 20,
     "data.val_documents": 4,
     "data.workers": 1,
@@ -41,7 +41,11 @@ BRIEF = [
 ]
 #: Composed and built below, and not trained pairwise: devices that are not there, a library that
 #: takes seconds to import (tests/tracking trains with it), corpora that need a network.
-NOT_TRAINED = {"hardware": ["gpu", "mps"], "tracking": ["wandb"], "data": []}
+NOT_TRAINED = {
+    "hardware": ["gpu", "mps"],
+    "tracking": ["wandb"],
+    "data": ["fineweb_edu", "hub", "openwebtext", "tinystories", "wikitext"],
+}
 
 
 def pairwise(groups: dict[str, list[str]]) -> list[dict[str, str]]:
@@ -71,16 +75,38 @@ def pairwise(groups: dict[str, list[str]]) -> list[dict[str, str]]:
 
 def trained_groups() -> dict[str, list[str]]:
     groups = {
-        g: [o for o in os if o not in NOT_TRAINED.get(g, [])] for g, os in CHOICES.groups.items()
+        g: [o for o in distinct(g) if o not in NOT_TRAINED.get(g, [])] for g in CHOICES.groups
     }
     return {**groups, "debug": [*groups["debug"], "none"]}
+
+
+def distinct(group: str) -> list[str]:
+    """Options of a group, one of those that differ in what SMALL sets alone: of sizes, one.
+
+    Which options of other groups they bring does not count: a row chooses in every group.
+    """
+    found: dict[str, str] = {}
+    for option in CHOICES.options:
+        if option.group == group:
+            own = {k: v for k, v in option.node.items() if f"{option.place}.{k}" not in SMALL}
+            found.setdefault(repr(sorted(own.items())), option.name)
+    return list(found.values())
 
 
 def small(row: dict[str, str]) -> list[str]:
     """The keys of SMALL that the options of this row have."""
     chosen = [option for option in CHOICES.options if row.get(option.group) == option.name]
-    keys = {f"{option.place}.{key}" for option in chosen for key in option.node}
-    return [f"{key}={value}" for key, value in SMALL.items() if key in keys]
+    places = [(option.place, option) for option in chosen]
+    # and those of the options that stand within one
+    within = {place: (o.group, name) for o in chosen for place, name in o.inner.items()}
+    known = {(option.group, option.name): option for option in CHOICES.options}
+    places += [(place, known[name]) for place, name in within.items()]
+    return [
+        f"{place}.{key.removeprefix(option.place + '.')}={value}"
+        for place, option in places
+        for key, value in SMALL.items()
+        if key in {f"{option.place}.{own}" for own in option.node}
+    ]
 
 
 def typed(row: dict[str, str]) -> list[str]:
@@ -95,7 +121,10 @@ def named(row: dict[str, str]) -> str:
 def shared_workplace(tmp_path_factory):
     """One folder for all rows, so that each corpus is prepared once with each tokenizer."""
     folder = tmp_path_factory.mktemp("composition")
-    (folder / "text.txt").write_text("the cat sat on the mat and saw a dog who ran to sea. " * 30)
+    (folder / "texts").mkdir()
+    (folder / "texts" / "text.txt").write_text(
+        "the cat sat on the mat and saw a dog who ran to sea. " * 30
+    )
     return folder
 
 
@@ -104,6 +133,7 @@ def test_every_pair_of_options_trains(shared_workplace, monkeypatch, capsys, row
     monkeypatch.chdir(shared_workplace)
     # Half of the time, and others' tests.
     monkeypatch.setattr("llm.tracking.curve.draw_curve", lambda folder: None)
+    monkeypatch.setattr("llm.report.observatory.draw_routing", lambda file: None)
     monkeypatch.setattr("llm.evaluate.acceptance", partial(acceptance, count=2))
     ended = Typist(monkeypatch, capsys)(*typed(row), *small(row), *BRIEF, task=train)
     assert ended.code == 0, ended.err
@@ -115,6 +145,7 @@ def test_every_pair_of_options_trains(shared_workplace, monkeypatch, capsys, row
     "row", [{g: o} for g, options in NOT_TRAINED.items() for o in options], ids=named
 )
 def test_other_options_are_built_or_refused_in_a_sentence(workplace, monkeypatch, capsys, row):
+    (workplace / "texts").mkdir()
     type_line = Typist(monkeypatch, capsys)
     ended = type_line(*typed(row), *small({"model": "tiny", **row}))
     if ended.code:

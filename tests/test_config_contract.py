@@ -57,9 +57,9 @@ OVERRIDES = [
     ("model.position=rope", "model.position=rope", "write model/position=rope"),
     ("model.positio=rope", "model.positio=rope", "did you mean model.position?"),
     ("debug=overfitt", "debug=overfitt", "did you mean debug=overfit?"),
-    ("model=null", "model=null", "there are base, large"),
+    ("model=null", "model=null", "there are base, gpt2, large"),
     ("debug=null", "debug=null", "leave it out"),
-    ("~model", "~model", "model=base|large"),
+    ("~model", "~model", "model=base|gpt2|large"),
     ("~optimizer.betas", "~optimizer.betas", "optimizer.betas=VALUE"),
     ("model@moe=tiny", "model@moe=tiny", "write model=OPTION"),
     ("hydra/launcher=basci", "hydra/launcher=basci", "did you mean"),
@@ -269,7 +269,7 @@ def test_a_valid_line_is_accepted(type_line, workplace, identities, typed):
 
 def test_an_edited_default_is_another_identity(type_line, workplace):
     ours = type_line.accepted(*BASE)
-    edited_conf(workplace / "conf", "model/tiny.yaml", "dropout: 0.0", "dropout: 0.1")
+    edited_conf(workplace / "conf", "model/_shared.yaml", "dropout: 0.0", "dropout: 0.1")
     edited = type_line.accepted("--config-path", "conf", *BASE)
     assert edited.validated.identity != ours.validated.identity
 
@@ -317,3 +317,22 @@ def test_a_real_process_refuses_in_one_line(workplace, typed, code, told):
     assert len(ended.stderr.splitlines()) == 1
     assert told in ended.stderr
     assert list(workplace.iterdir()) == []
+
+
+def test_a_model_brings_its_experts_unless_told_otherwise(type_line):
+    """`model=mixtral` is enough; what somebody chooses for `moe` wins, in any order."""
+    brought = type_line.accepted("model=mixtral")
+    assert brought.chosen["moe"] == "mixtral" and brought.config["moe"]["n_experts"] == 8
+    for line in (["model=mixtral", "moe=dense"], ["moe=dense", "model=mixtral"]):
+        told = type_line.accepted(*line)
+        assert told.chosen["moe"] == "dense" and "n_experts" not in told.config["moe"]
+    changed = type_line.accepted("model=olmoe", "moe.n_experts=32")
+    assert changed.config["moe"]["n_experts"] == 32 and changed.config["moe"]["top_k"] == 4
+    type_line("-m", "model=nano,mixtral,llama")
+    assert [job.chosen["moe"] for job in type_line.jobs[-3:]] == ["topk", "mixtral", "dense"]
+
+
+def test_what_files_share_is_refused_in_its_own_file(type_line, workplace):
+    edited_conf(workplace / "conf", "model/_shared.yaml", "dropout: 0.0", "dropout: 1.5")
+    line = type_line.refused("--config-path", "conf", "model=tiny")
+    assert "model/_shared.yaml: model.dropout: is 1.5" in line

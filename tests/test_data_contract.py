@@ -6,15 +6,18 @@ A token shard knows what made it and its checksum; the order of batches is a pur
 
 import hashlib
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from llm.data.batches import IGNORED, TrainOrder
+from llm.data.batches import TrainOrder
 from llm.data.custom import Custom
-from llm.data.prepare import prepare
+from llm.data.prepare import open_prepared, prepare
 from llm.tokenizer.bytes import Bytes
 from llm.tokenizer.words import Words
+from llm.tracking.log import MetricLog
+from llm.tracking.progress import brief
 
 NODE = {"_target_": "llm.tokenizer.bytes.Bytes"}
 
@@ -34,7 +37,8 @@ def test_a_shard_knows_what_made_it_and_its_checksum(corpus, tmp_path):
     assert manifest["fingerprint"] in prepared.folder.name
     for name, facts in manifest["files"].items():
         content = (prepared.folder / name).read_bytes()
-        assert facts == {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        assert facts["size"] == len(content)
+        assert facts["sha256"] == hashlib.sha256(content).hexdigest()
     assert {p.name for p in prepared.folder.iterdir()} == {*manifest["files"], "manifest.json"}
 
 
@@ -81,12 +85,12 @@ def test_order_is_a_function_of_seed_and_step(corpus, tmp_path):
 
 def test_every_target_once_an_epoch_and_another_order_the_next(corpus, tmp_path):
     ids = prepare(corpus, Bytes(), NODE, "custom", tmp_path / "data").tokens("train")
-    order = TrainOrder(ids, 16, seed=0)
-    epochs = [order.rows(e * order.rows_per_epoch, order.rows_per_epoch) for e in range(3)]
+    order, n = TrainOrder(ids, 16, seed=0), len(ids) - 1
+    read = order.rows(0, -(-3 * n // 16)).places_RT.ravel()
+    epochs = [read[e * n : (e + 1) * n] for e in range(3)]
     for epoch in epochs:
-        places = epoch.places_RT[epoch.targets_RT != IGNORED]
-        assert sorted(places.tolist()) == list(range(len(ids) - 1))
-    assert (epochs[0].places_RT != epochs[1].places_RT).mean() > 0.9
+        assert sorted(epoch.tolist()) == list(range(n))
+    assert (epochs[0] != epochs[1]).mean() > 0.9
 
 
 def test_getting_to_a_far_step_costs_nothing():
@@ -94,3 +98,20 @@ def test_getting_to_a_far_step_costs_nothing():
     begun = time.perf_counter()
     order.rows(10**12, 16)
     assert time.perf_counter() - begun < 0.5
+
+
+def test_a_run_counts_what_it_read(llm_train, toy_text):
+    """Tokens, documents and epochs, over the ends of epochs, documents kept apart."""
+    toy_text.write_text("the cat sat on the mat. " * 10)
+    ended = llm_train("train.budget=3epochs", "train.eval_every=1000", "data.document_mask=true")
+    assert ended.code == 0, ended.err
+    rows = MetricLog.read(ended.folder / "metrics.jsonl")
+    (data,) = Path("outputs/data").glob("[!.]*")
+    n = len(open_prepared(data).tokens("train")) - 1
+    assert [row["tokens"] for row in rows] == [32 * row["step"] for row in rows]
+    assert all(row["data/epoch"] == pytest.approx(row["tokens"] / n) for row in rows)
+    assert 3 <= rows[-1]["data/epoch"] < 3 + 32 / n
+    # the one document has been read as often as it was read to its end
+    assert all(abs(row["data/documents"] - row["data/epoch"]) < 1 for row in rows)
+    assert rows[-1]["data/documents"] in (3, 4)
+    assert f"epoch {rows[-1]['data/epoch']:.3g}, {brief(rows[-1]['tokens'])} tokens" in ended.err

@@ -99,7 +99,7 @@ def test_the_truth_has_no_excess(tmp_path):
     a, b = (int(tokenizer.encode(text)[0]) for text in corpus.pieces)
 
     class Truth(torch.nn.Module):
-        def forward(self, tokens_BT, targets_BT):
+        def forward(self, tokens_BT, targets_BT, document_ids_BT=None):
             table = torch.full((tokenizer.vocab_size,) * 2, -torch.inf)
             table[tokenizer.eot, [a, b]] = math.log(0.5)
             table[a, a], table[a, tokenizer.eot] = math.log(2 / 3), math.log(1 / 3)

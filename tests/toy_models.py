@@ -5,17 +5,24 @@ rounding does; with every parameter random they shift them by more than 0.1.
 """
 
 from functools import partial
+from inspect import signature
 
 import torch
 from torch import nn
 
 from llm.layers.feed_forward import FeedForward, FeedForwardShape
-from llm.model.position import Learned, Position, Rope, Sinusoidal
+from llm.model.position import Alibi, Learned, Position, Rope, Sinusoidal
 from llm.model.transformer import Transformer
 from llm.moe.layer import MoE
 from llm.moe.router import TopKRouter
 
-POSITIONS = {"none": Position, "learned": Learned, "sinusoidal": Sinusoidal, "rope": Rope}
+POSITIONS = {
+    "none": Position,
+    "learned": Learned,
+    "sinusoidal": Sinusoidal,
+    "rope": Rope,
+    "alibi": Alibi,
+}
 STYLES = {
     "gpt2": {
         "norm": "layernorm",
@@ -62,15 +69,19 @@ def router(top_k: int, **changes):
     return partial(TopKRouter, **settings)
 
 
-def experts(n_experts: int = 4, top_k: int = 1, balance_loss=0.01, z_loss=0.001, **routing):
-    """A factory of MoE layers, as the transformer takes it."""
+def experts(n_experts: int = 4, top_k: int = 1, balance_loss=0.01, z_loss=0.001, **changes):
+    """A factory of MoE layers, as the transformer takes it; `changes` are keys of its router (of
+    which there is one for top_k·granularity) or of the layer."""
+    of_router = [*signature(TopKRouter).parameters.keys() & changes.keys()]
+    routing = {key: changes.pop(key) for key in of_router}
     return partial(
         MoE,
         n_experts=n_experts,
         top_k=top_k,
-        router=router(top_k, **routing),
+        router=router(top_k * changes.get("granularity", 1), **routing),
         balance_loss=balance_loss,
         z_loss=z_loss,
+        **changes,
     )
 
 

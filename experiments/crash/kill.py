@@ -1,10 +1,12 @@
 """Pull the plug at random moments, start the same command again, and compare bytes.
 
+    python experiments/crash/kill.py --kills 50
     python experiments/crash/kill.py --kills 20 --moe dense switch
 
-For each `moe` a run is left alone, and a second one of the same identity is killed with SIGKILL so
-many times, at random moments from its start on, and started again after each. Weights, optimizer
-state and metrics.jsonl of both must be the same bytes at the end. Exit code 1 where they are not.
+For each `moe` (every option, unless some are named; the kills are shared out evenly) a run is left
+alone, and a second one of the same identity is killed with SIGKILL so many times, at random moments
+from its start on, and started again after each. Weights, optimizer state and metrics.jsonl of both
+must be the same bytes at the end. Exit code 1 where they are not.
 """
 
 import argparse
@@ -18,6 +20,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+ROOT = Path(__file__).resolve().parents[2]
 #: Small enough to make a step of some ten milliseconds; saving is a good part of the time.
 TOY = [
     "model=tiny",
@@ -107,19 +110,28 @@ def trial(moe: str, kills: int, steps: int, seed: int, folder: Path, extra: list
     return differences(a, b)
 
 
+def every_moe() -> list[str]:
+    return sorted(file.stem for file in (ROOT / "conf" / "moe").glob("*.yaml"))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--moe", nargs="+", default=["dense", "switch"])
+    parser.add_argument("--moe", nargs="+", default=every_moe())
     parser.add_argument("extra", nargs="*", help="further overrides, after --")
     arguments = parser.parse_args()
     bad = 0
     with tempfile.TemporaryDirectory() as folder:
         for moe in arguments.moe:
             differing = trial(
-                moe, arguments.kills, arguments.steps, arguments.seed, Path(folder), arguments.extra
+                moe,
+                -(-arguments.kills // len(arguments.moe)),
+                arguments.steps,
+                arguments.seed,
+                Path(folder),
+                arguments.extra,
             )
             print(f"{moe}: {differing or 'byte-identical'}")
             bad += bool(differing)

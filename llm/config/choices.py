@@ -24,13 +24,19 @@ def conf_folder() -> Path:
 
 @dataclass(frozen=True)
 class Option:
-    """One YAML file of a group: where its keys land in the config, and what they are."""
+    """One YAML file of a group: where its keys land in the config, and what they are.
+
+    A file whose name begins with `_` is no option, but what others of its group share: they name
+    it in their defaults, and its keys are theirs.
+    """
 
     group: str
     name: str
     file: Path
     place: str  # dotted path of its node, "" for the top
     node: dict[str, Any]
+    inner: dict[str, str]  # places where its defaults list puts options of its own group
+    shared: tuple["Option", ...] = ()  # files whose keys `node` holds beside its own
 
     def mapping_at(self, path: str) -> dict[str, Any] | None:
         """The mapping that this file puts at the dotted `path`, None where it puts none."""
@@ -42,6 +48,14 @@ class Option:
         for part in path[len(self.place) :].removeprefix(".").split("."):
             found = found.get(part) if isinstance(found, dict) else None
         return found if isinstance(found, dict) else None
+
+    def file_of(self, path: str, leaf: str) -> Path:
+        """The file that says `leaf` in the mapping at `path`: its own, or one that it shares."""
+        own = Option(self.group, self.name, self.file, self.place, read_yaml(self.file), {})
+        if leaf in (own.mapping_at(path) or {}):
+            return self.file
+        holders = (other.file for other in self.shared if leaf in (other.mapping_at(path) or {}))
+        return next(holders, self.file)
 
 
 class Choices:
@@ -78,23 +92,49 @@ class Choices:
         """Group (`model`, `model/position`) to its options, sorted."""
         found: dict[str, list[str]] = {}
         for group, name in sorted(self.files):
-            if group:
+            if group and not name.startswith("_"):
                 found.setdefault(group, []).append(name)
         return found
 
     @cached_property
     def options(self) -> list[Option]:
         """Every option of every group, each file on its own, not composed with others."""
-        return [
-            self._load(group, name, file) for (group, name), file in self.files.items() if group
-        ]
+        names = [(group, name) for group, options in self.groups.items() for name in options]
+        return [self._load(group, name) for group, name in names]
 
-    def _load(self, group: str, name: str, file: Path) -> Option:
+    def option(self, group: str, name: str) -> Option:
+        """One option of a group."""
+        return self._load(group, name)
+
+    def _load(self, group: str, name: str) -> Option:
+        file = self.files[group, name]
         package = _PACKAGE.search(file.read_text(encoding="utf-8", errors="replace"))
         place = package[1] if package else group.replace("/", ".")
         node = read_yaml(file)
-        node.pop("defaults", None)
-        return Option(group, name, file, "" if place == "_global_" else place, node)
+        listed = node.pop("defaults", None) or []
+        names = [e for e in listed if isinstance(e, str) and e[0] == "_" and e != "_self_"]
+        shared = tuple(self._load(group, e) for e in names if (group, e) in self.files)
+        for other in shared:
+            node = {**other.node, **node}
+        place = "" if place == "_global_" else place
+        return Option(group, name, file, place, node, _inner(listed, place), shared)
+
+    def part(self, place: str) -> str | None:
+        """The group of which any option may stand at the dotted `place`, beside its own place.
+
+        Some option's defaults list has one there, under another name: `data.parts.NAME.corpus`.
+        """
+        for option in self.options:
+            for other in option.inner:
+                mine, theirs = place.split("."), other.split(".")
+                if [*mine[:-2], *mine[-1:]] == [*theirs[:-2], *theirs[-1:]]:
+                    return option.group
+        return None
+
+    def within_part(self, key: str) -> bool:
+        """Whether the dotted `key` lies where parts with names of the user's own are."""
+        rooms = {place.rsplit(".", 2)[0] for option in self.options for place in option.inner}
+        return any(key.startswith(f"{room}.") for room in rooms)
 
     @cached_property
     def top_node(self) -> dict[str, Any]:
@@ -122,7 +162,7 @@ class Choices:
             if chosen.get(option.group) == option.name:
                 mapping = option.mapping_at(parent)
                 if mapping is not None and leaf in mapping:
-                    return option.file
+                    return option.file_of(parent, leaf)
         return None
 
     @cached_property
@@ -131,6 +171,13 @@ class Choices:
         nodes = [(self.top_node, ""), *((option.node, option.place) for option in self.options)]
         found = {key for node, place in nodes for key, _ in leaves(node, place)}
         return sorted(key for key in found if key.split(".")[0] != "defaults")
+
+
+def _inner(defaults: list[Any], place: str) -> dict[str, str]:
+    """`- /data@parts.mine.corpus: pydoc` as {`data.parts.mine.corpus`: `pydoc`}."""
+    pairs = [pair for entry in defaults if isinstance(entry, dict) for pair in entry.items()]
+    own = [(str(g), str(o)) for g, o in pairs if not str(g).startswith("override ")]
+    return {f"{place}.{g.split('@')[1]}": o for g, o in own if "@" in g}
 
 
 def read_yaml(file: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ caught, shortened, and told apart from failures. Nothing in this file imports to
 import argparse
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from importlib.metadata import version
@@ -20,7 +21,7 @@ from omegaconf import DictConfig
 from llm.config import overrides as override_reading
 from llm.config.choices import Choices
 from llm.config.completion import as_program, install_script
-from llm.config.errors import Failed, Interrupted, Refused
+from llm.config.errors import Elsewhere, Failed, Interrupted, Refused
 from llm.config.help import help_text
 from llm.config.jobs import Job, Jobs
 from llm.config.plain import MISTAKES, one_line
@@ -45,11 +46,16 @@ def guard(command: str, call: Callable[[], int]) -> None:
     try:
         code = call()
     except Refused as refusal:
+        if os.environ.get("LOCAL_RANK", "0") != "0" and not refusal.own:
+            # Each process of the job reads the same config: one says what is wrong with it, and
+            # torchrun, which ends all as soon as one has ended, lets it finish its line.
+            time.sleep(5)
+            sys.exit(2)
         if show_traceback:
             traceback.print_exc()
         code = _end(command, str(refusal), 2)
-    except Interrupted as interrupt:
-        code = interrupt.exit_code
+    except (Interrupted, Elsewhere) as end:
+        code = end.exit_code
     except KeyboardInterrupt:
         code = _end(command, "interrupted", 130)
     except Failed as failure:

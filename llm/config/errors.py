@@ -15,6 +15,7 @@ class Refused(Exception):
         super().__init__(message)
         self.message = message
         self.key = key
+        self.own = False  # of several processes this one alone met it
 
     def __str__(self) -> str:
         return f"{self.key}: {self.message}" if self.key else self.message
@@ -25,7 +26,18 @@ class Failed(Exception):
 
 
 class Diverged(Failed):
-    """The loss is not finite: the same job would end the same way."""
+    """The loss is not finite, or leaps again and again: the same job would end the same way."""
+
+
+class Elsewhere(Exception):
+    """Another process of this job failed, and has said why: nothing more is printed here."""
+
+    def __init__(self, rank: int, exit_code: int, reason: str):
+        super().__init__(rank, exit_code, reason)
+        self.exit_code = exit_code
+
+    def __str__(self) -> str:
+        return f"process {self.args[0]}: {self.args[2]}"
 
 
 class Interrupted(KeyboardInterrupt):

@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any
 
 from llm.config.errors import Refused
-from llm.config.schema import dataclass_of, holds_node, locate, schema_of
+from llm.config.schema import dataclass_of, entry_of, holds_node, locate, schema_of
 
 
 class _Placed(Refused):
@@ -30,16 +30,22 @@ def _call(target: Any, node: dict[str, Any], path: str, plugins: Iterable[str]) 
     schema = schema_of(target)
     arguments: dict[str, Any] = {}
     for key, parameter in schema.keys.items():
-        value = node.get(key, parameter.default)
-        if holds_node(parameter.annotation) and isinstance(value, dict):
-            inner = f"{path}.{key}" if path else key
-            if "_target_" in value:
-                value = instantiate(value, inner, plugins)
-            else:
-                value = _call(dataclass_of(parameter.annotation), value, inner, plugins)
-        arguments[key] = value
+        value, inner = node.get(key, parameter.default), f"{path}.{key}" if path else key
+        arguments[key] = _made(value, parameter.annotation, inner, plugins)
     factory = partial(_named, target, path, arguments)
     return factory if schema.handed else factory()
+
+
+def _made(value: Any, annotation: Any, path: str, plugins: Iterable[str]) -> Any:
+    """What a constructor gets for a value of the config: nodes within are made first."""
+    entry = entry_of(annotation)
+    if entry is not None and isinstance(value, dict):
+        return {name: _made(v, entry, f"{path}.{name}", plugins) for name, v in value.items()}
+    if not (holds_node(annotation) and isinstance(value, dict)):
+        return value
+    if "_target_" in value:
+        return instantiate(value, path, plugins)
+    return _call(dataclass_of(annotation), value, path, plugins)
 
 
 def _named(target: Any, path: str, arguments: dict[str, Any], *handed: Any) -> Any:

@@ -102,7 +102,7 @@ class Jobs:
             described = self.described(0, overrides, config, hydra_config)
             if isinstance(described, Outcome):
                 raise Refused(described.problem)
-            self.task(Job(described.validated(self.choices)))
+            self.task(described.as_job(self.choices))
         except Exception as error:
             self.problem = as_problem(error, words)
 
@@ -139,6 +139,7 @@ class Jobs:
             raw,
             {k: v for k, v in hydra_config.runtime.choices.items() if isinstance(v, str)},
             self.typed_words(overrides),
+            [override.key for override in self.typed if override.is_group],
             plugins,
             self.sweep,
             self.folder,
@@ -184,6 +185,10 @@ class Jobs:
         if first is not None and hydra_config.launcher._target_ != _BASIC:
             from llm.sweep.snapshot import freeze
 
+            if os.environ.get("WORLD_SIZE", "1") != "1":
+                raise Refused(
+                    "the processes of torchrun do each job together: add hydra/launcher=basic"
+                )
             rules = first.raw["run"]
             self.snapshot = freeze(
                 Path(self.folder),

@@ -7,7 +7,7 @@ judges keys, wherever they were written.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -42,7 +42,11 @@ class Typed:
 
 def read(texts: list[str], choices: Choices, multirun: bool) -> list[Typed]:
     """Parse and check group choices; Refused names an unknown group or option."""
-    return [_read(t, choices, multirun) for t in texts if not _SEARCH_PATH.match(t)]
+    read = [_read(t, choices, multirun) for t in texts if not _SEARCH_PATH.match(t)]
+    chosen = choices.defaults() | {o.key: o.values[0] for o in read if o.is_group and o.values}
+    there = {p for o in choices.options if chosen.get(o.group) == o.name for p in o.inner}
+    # Hydra wants to be told whether a part is another one or takes the place of one.
+    return [replace(o, for_hydra=o.for_hydra.lstrip("+")) if o.key in there else o for o in read]
 
 
 def search_path(texts: list[str]) -> list[str]:
@@ -98,6 +102,12 @@ def _read(text: str, choices: Choices, multirun: bool) -> Typed:
         return Typed(text, text.lstrip("+"), key, True, values)
     if "/" in key:
         dotted = key.replace("/", ".")
+        group = choices.part(dotted)
+        if group is not None:
+            for value in values:
+                _check_option(text, group, value, choices)
+            for_hydra = f"+{group}@{dotted}={text.partition('=')[2]}"
+            return Typed(text, for_hydra, dotted, True, values)
         guess = dotted if dotted in choices.keys else nearest(key, choices.groups)
         hint = f"; did you mean {guess}?" if guess else ""
         raise Refused(f"{text}: there is no group {key}{hint}")
@@ -141,6 +151,8 @@ def check_listed(typed: list[Typed], choices: Choices) -> None:
     sections = {key.rsplit(".", i)[0] for key in choices.keys for i in range(1, key.count(".") + 1)}
     for override in typed:
         if override.is_group or override.key.startswith("hydra"):
+            continue
+        if choices.within_part(override.key):  # of a part that a file of the user's may hold
             continue
         if override.key not in choices.keys and override.key not in sections:
             hint = did_you_mean(override.key, [*choices.keys, *choices.groups])

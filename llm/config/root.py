@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from llm.config.errors import Refused
-from llm.config.schema import Node
-from llm.config.types import UNRECORDED, PositiveFloat, PositiveInt, Seed
+from llm.config.schema import Common, Node
+from llm.config.types import UNRECORDED, NonNegativeFloat, PositiveFloat, PositiveInt, Seed
 
 _BUDGET = re.compile(r"([0-9.]+(?:e[+-]?[0-9]+)?)\s*([kMGB]?)(tok|steps?|epochs?|flops|min)")
 _SCALE = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "B": 1e9}
@@ -51,24 +51,41 @@ class TrainSettings:
     batch_size: sequences in one micro-step, over all ranks
     grad_accum_steps: micro-steps in one optimizer step
     clip_norm: largest global gradient norm, null for no clipping
+    z_loss: weight of mean(log² Z) of the output's softmax, which keeps its logits from drifting
+        (PaLM: 1e-4)
+    spike_factor: a step is left out where its gradient norm is more than so many times the median
+        of the last 128, or its loss so many standard deviations above theirs; null: only where
+        they are not finite
+    spike_patience: after so many such steps in a row the run goes back to the last checkpoint and
+        skips that data, three times at most
     eval_every: optimizer steps between evaluations (and one at the end)
     eval_tokens: evaluate on the first so many validation tokens, null for all of them
     checkpoint_every: optimizer steps between checkpoints (and one at the end)
+    checkpoint_minutes: and never longer than so many minutes, null for steps only
+    keep_every: checkpoints whose step is a multiple are kept for ever; otherwise the newest two
     sample_every: optimizer steps between text samples, null for the end only
     overfit: train on the first batch for ever (debug=overfit)
     profile: write a trace of steps 3 to 5 that opens in Perfetto (debug=profile)
+    preflight: before step 0, prove that every router, expert and other parameter gets gradient from
+        the language-model loss, or stop
     """
 
     budget: str
     batch_size: PositiveInt
     grad_accum_steps: PositiveInt
     clip_norm: PositiveFloat | None
+    z_loss: NonNegativeFloat
+    spike_factor: PositiveFloat | None
+    spike_patience: PositiveInt
     eval_every: PositiveInt
     eval_tokens: PositiveInt | None
     checkpoint_every: Annotated[int, *PositiveInt.__metadata__, UNRECORDED]
+    checkpoint_minutes: Annotated[float | None, *PositiveFloat.__metadata__, UNRECORDED]
+    keep_every: Annotated[int | None, *PositiveInt.__metadata__, UNRECORDED]
     sample_every: PositiveInt | None
     overfit: bool
     profile: Annotated[bool, UNRECORDED]
+    preflight: Annotated[bool, UNRECORDED]
 
     def __post_init__(self) -> None:
         Budget.parse(self.budget)
@@ -89,6 +106,16 @@ class RunSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Reading:
+    """Keys of `data` whatever the corpus.
+
+    document_mask: attention and positions stay within a document, where a row holds several
+    """
+
+    document_mask: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class Experiment:
     """One run, fully described. `seed` keys initialisation, batch order, dropout and noise."""
 
@@ -96,7 +123,7 @@ class Experiment:
     train: TrainSettings
     model: Node
     moe: Node
-    data: Node
+    data: Annotated[Node, Common(Reading)]
     tokenizer: Node
     optimizer: Node
     hardware: Node

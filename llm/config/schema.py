@@ -24,6 +24,16 @@ class Node:
 
 
 @dataclass(frozen=True)
+class Common:
+    """Marks a node that has the keys of a dataclass, too: `Annotated[Node, Common(Reading)]`.
+
+    They say how what the node makes is used, so they are no business of its constructor.
+    """
+
+    section: Any
+
+
+@dataclass(frozen=True)
 class Parameter:
     """One key of a node: its type, its range, whether it can change a result."""
 
@@ -109,6 +119,22 @@ def _options(annotation: Any) -> tuple[Any, ...]:
     return (annotation,)
 
 
+def entry_of(annotation: Any) -> Any | None:
+    """The annotation of a mapping's values, where it is `dict[str, …]`: names of the user's own."""
+    if get_origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
+    return get_args(annotation)[1] if get_origin(annotation) is dict else None
+
+
+def common_keys(annotation: Any) -> dict[str, Parameter]:
+    """The keys that every option of a group has beside those of its class."""
+    if get_origin(annotation) is Annotated:
+        for note in annotation.__metadata__:
+            if isinstance(note, Common):
+                return schema_of(note.section).keys
+    return {}
+
+
 def describe(annotation: Any) -> str:
     """The type as a user would say it: "a whole number, at least 1"."""
     if get_origin(annotation) is Annotated:
@@ -120,7 +146,9 @@ def describe(annotation: Any) -> str:
     if get_origin(annotation) in (Union, types.UnionType):
         return " or ".join(describe(option) for option in get_args(annotation))
     if get_origin(annotation) is list:
-        return f"a list of {describe(get_args(annotation)[0]).removeprefix('a ')}s"
+        return f"a list (each {describe(get_args(annotation)[0])})"
+    if get_origin(annotation) is dict:
+        return "a mapping of names to values"
     return _NAMES.get(annotation, "a config node")
 
 
@@ -176,6 +204,8 @@ def _check(value: Any, annotation: Any) -> Any:
         if not isinstance(value, list):
             raise Refused(f"{wrong} (write [a,b])")
         return [_check(item, get_args(annotation)[0]) for item in value]
+    if origin is dict:  # llm.config.validate looks into mappings
+        raise wrong
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if annotation is type(None) and value is None:
         return None

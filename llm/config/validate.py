@@ -5,13 +5,23 @@ canonical: defaults filled in, numbers in one spelling, keys without effect gone
 experiments have equal configs, however they were typed.
 """
 
-from dataclasses import MISSING, dataclass, field
+import re
+from dataclasses import MISSING, dataclass, field, replace
 from typing import Any
 
 from llm.config.choices import Choices, leaves
 from llm.config.errors import Refused
 from llm.config.root import Experiment
-from llm.config.schema import Parameter, Schema, dataclass_of, holds_node, locate, schema_of
+from llm.config.schema import (
+    Parameter,
+    Schema,
+    common_keys,
+    dataclass_of,
+    entry_of,
+    holds_node,
+    locate,
+    schema_of,
+)
 from llm.config.suggest import did_you_mean
 
 
@@ -91,6 +101,9 @@ class _Walk:
 
     def value(self, value: Any, parameter: Parameter, path: str) -> tuple[Any, Any]:
         """The canonical value of one key, and the part of it that enters the identity."""
+        entry = entry_of(parameter.annotation)
+        if entry is not None and isinstance(value, dict):
+            return self.mapping(value, entry, path)
         if holds_node(parameter.annotation) and isinstance(value, dict):
             section = dataclass_of(parameter.annotation)
             if section is not None:
@@ -98,7 +111,9 @@ class _Walk:
             if "_target_" not in value:
                 raise self.refusal(path, "names no _target_, the class that it configures")
             target = value["_target_"]
-            return self.node(value, schema_of(self.locate(target, path)), path, target)
+            schema = schema_of(self.locate(target, path))
+            keys = {**schema.keys, **common_keys(parameter.annotation)}
+            return self.node(value, replace(schema, keys=keys), path, target)
         group = path.replace(".", "/")
         if holds_node(parameter.annotation) and group in self.choices.groups:
             known = value in self.choices.groups[group]
@@ -109,6 +124,19 @@ class _Walk:
         except Refused as refusal:
             raise self.refusal(path, refusal.message) from None
         return checked, checked
+
+    def mapping(
+        self, value: dict[Any, Any], entry: Any, path: str
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The same for each value of a mapping whose names are the user's own."""
+        config, identity = {}, {}
+        for name, item in value.items():
+            if not re.fullmatch(r"[\w-]+", str(name)):
+                raise self.refusal(path, f"{name!r}: a name is made of letters, digits, _ and -")
+            parameter = Parameter(str(name), entry, MISSING, True)
+            made = self.value(item, parameter, f"{path}.{name}")
+            config[str(name)], identity[str(name)] = made
+        return config, identity
 
     def locate(self, target: Any, path: str) -> Any:
         room = path.split(".")[0]
@@ -129,7 +157,8 @@ class _Walk:
         here = f"{path}.{key}" if path else key
         if key in schema.handed:
             raise self.refusal(here, "follows from the rest of the config and cannot be set")
-        for leaf, leaf_value in leaves(value, here):
+        whole = isinstance(value, dict) and path and self.used_elsewhere(here, value)
+        for leaf, leaf_value in [(here, value)] if whole else leaves(value, here):
             if not path or not self.used_elsewhere(leaf, leaf_value):
                 # A misspelt key in a file of the user's is among those that files list.
                 hint = did_you_mean(leaf, [k for k in self.known(schema, path) if k != leaf])
@@ -153,6 +182,9 @@ class _Walk:
                 parameter = schema_of(locate(target, self.plugins)).keys.get(key)
             except Refused:
                 continue  # the class of a plugin that this command does not list
+            if parameter is not None and isinstance(value, dict):
+                # A part of a mapping, perhaps: what is typed for it need not be the whole.
+                return entry_of(parameter.annotation) is not None
             if parameter is not None:
                 self.value(value, parameter, leaf)
                 return True

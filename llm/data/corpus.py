@@ -12,10 +12,15 @@ import numpy as np
 
 
 class Document(NamedTuple):
-    """One text. `split` is "train" or "val" where the corpus says so, None to split by hash."""
+    """One text of a split ("train", "val", "test"), or a stretch of a long one.
+
+    `more` says that the next `Document` goes on with this text: so nobody has to hold a long one.
+    It is cut where `llm.data.texts` cuts, which no tokenizer of the house notices.
+    """
 
     text: str
-    split: str | None = None
+    split: str
+    more: bool = False
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,11 @@ class Dialogue:
 
 @runtime_checkable
 class Corpus(Protocol):
-    """A source of documents. The constructor only stores and checks its arguments."""
+    """A source of documents. The constructor only stores and checks its arguments.
+
+    It may have `left_out: dict[str, int]`, which `documents()` counts anew each time: what it
+    dropped or mended, by name. The manifest of the prepared corpus says it.
+    """
 
     #: Every string a word tokenizer must know, or None to count them in the documents.
     pieces: list[str] | None
@@ -43,7 +52,11 @@ class Corpus(Protocol):
         """JSON facts that determine every document (with a content hash where it has files)."""
 
     def documents(self) -> Iterator[Document]:
-        """All documents, in an order that is the same on every machine."""
+        """All documents, in an order that is the same on every machine and every time.
+
+        It is asked several times (for a vocabulary, for the tokens, to go on after an
+        interruption), and should hold no more than it needs for the next document.
+        """
 
 
 class Outside(NamedTuple):

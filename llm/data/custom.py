@@ -1,33 +1,39 @@
-"""Text that people bring: a file or a folder of .txt, .md and .jsonl."""
+"""Text that people bring: files, folders, globs."""
 
+import glob
 import hashlib
-import json
+from collections import Counter
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from llm.config.errors import Refused
 from llm.config.types import UNRECORDED, Between
+from llm.data.checksums import sha256_of_text
 from llm.data.corpus import Dialogue, Document
-from llm.tokenizer.base import well_formed
-
-SUFFIXES = (".txt", ".md", ".jsonl")
-#: Stands between documents in some corpora's .txt files (TinyStories).
-SEPARATOR = "<|endoftext|>"
+from llm.data.duplicates import Copies
+from llm.data.files import PACKED, SUFFIXES, TextFile, kind_of
+from llm.data.splits import split_documents
+from llm.data.texts import Stretch, without_empty
 
 
 class Custom:
     """The text under `path`, UTF-8.
 
     A .txt or .md file is one document, or several where it holds `<|endoftext|>`; each line of a
-    .jsonl file is one, its text in `text_column`. Empty ones (and null) are left out; half a
-    surrogate pair, as a JSON escape can make it, becomes U+FFFD.
+    .jsonl file and each row of a .csv or .parquet file is one, its text in `text_column`. Empty
+    ones (and null) are left out; half a surrogate pair, as a JSON escape can make it, becomes
+    U+FFFD.
 
     Args:
-        path: a file, or a folder that is searched with its subfolders
-        text_column: the field of a .jsonl line that holds the text
+        path: a file, a folder that is searched with its subfolders, or a glob such as
+            "texts/**/*.txt"
+        text_column: the field that holds the text
         val_fraction: share of the documents held out, chosen by their hash; where there is one
             document only, that share of its characters, from the end
+        drop_duplicates: whether exact copies of earlier documents are left out
+        on_encoding_error: `refuse` bytes that are no UTF-8, or `replace` them by U+FFFD
     """
 
     pieces: list[str] | None = None
@@ -39,100 +45,68 @@ class Custom:
         path: Annotated[str | None, UNRECORDED],
         text_column: str,
         val_fraction: Annotated[float, Between(0, 1, True, True)],
+        drop_duplicates: bool = False,
+        on_encoding_error: Literal["refuse", "replace"] = "refuse",
     ):
         if path is None:
             raise Refused("name your text: data.path=FILE_OR_FOLDER", "path")
-        self.path = Path(path).expanduser()
-        if not self.path.exists():
+        self.paths = [Path(path).expanduser()]
+        if not self.paths[0].exists():
+            self.paths = [
+                Path(found) for found in sorted(glob.glob(str(self.paths[0]), recursive=True))
+            ]
+        if not self.paths:
             raise Refused(f"there is no {path}", "path")
-        self.text_column, self.val_fraction = text_column, val_fraction
+        self.path, self.text_column, self.val_fraction = path, text_column, val_fraction
+        self.drop_duplicates, self.on_encoding_error = drop_duplicates, on_encoding_error
+        self.left_out: dict[str, int] = {}
 
     def files(self) -> list[Path]:
         """Every file that is read, in the order of their names."""
-        if self.path.is_file():
-            found = [self.path]
-        else:
-            found = sorted(f for f in self.path.rglob("*") if _reads(f) and f.is_file())
-        if not found or not _reads(found[0]):
-            what = found[0].name if found else f"in {self.path}"
-            raise Refused(f"no text found: {what}; it reads {', '.join(SUFFIXES)}", "data.path")
-        return found
+        found: dict[Path, None] = {}
+        for path in self.paths:
+            inside = sorted(path.rglob("*")) if path.is_dir() else [path]
+            found |= dict.fromkeys(f for f in inside if kind_of(f) and f.is_file())
+        if not found:
+            what = self.path if self.paths[0].is_file() else f"in {self.path}"
+            reads = f"{', '.join(SUFFIXES)}, also with {' or '.join(PACKED)}"
+            raise Refused(f"no text found: {what}; it reads {reads}", "data.path")
+        return list(found)
 
     def describe(self) -> dict[str, object]:
         digest = hashlib.sha256()
         for file in self.files():
-            # The suffix decides how the bytes are read.
-            digest.update(file.suffix.lower().encode())
-            digest.update(hashlib.sha256(file.read_bytes()).digest())
+            # The suffixes decide how the bytes are read.
+            suffixes = "".join(file.suffixes[-2:] if file.suffix.lower() in PACKED else file.suffix)
+            digest.update(suffixes.lower().encode())
+            digest.update(bytes.fromhex(sha256_of_text(file)))
         return {
             "corpus": "custom",
             "sha256": digest.hexdigest(),
             "text_column": self.text_column,
             "val_fraction": self.val_fraction,
+            "drop_duplicates": self.drop_duplicates,
+            "on_encoding_error": self.on_encoding_error,
         }
 
     def documents(self) -> Iterator[Document]:
-        texts = (text for file in self.files() for text in self._texts(file) if text.strip())
-        return split_documents(texts, self.val_fraction)
+        return split_documents(self._texts, self.val_fraction)
 
-    def _texts(self, file: Path) -> Iterator[str]:
-        content = file.read_bytes()
-        try:
-            text = content.decode()
-        except UnicodeDecodeError as error:
-            number = content[: error.start].count(b"\n") + 1
-            problem = f"{file}, line {number}: is not UTF-8 ({error.reason})"
-            raise Refused(problem, "data.path") from None
-        # What Windows adds: a byte order mark in front, and its ends of lines.
-        text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
-        if file.suffix.lower() != ".jsonl":
-            yield from text.split(SEPARATOR)
-            return
-        # Not splitlines(), which also cuts at U+2028 and U+0085: JSON strings may hold these.
-        for number, line in enumerate(text.split("\n"), 1):
-            if not line.strip():
-                continue
-            try:
-                value = json.loads(line)[self.text_column]
-                if not isinstance(value, str | None):
-                    raise TypeError
-            except (ValueError, KeyError, TypeError):
-                problem = f"{file}, line {number}: is no JSON object with a text in "
-                problem += f"{self.text_column!r}; name its field: data.text_column"
-                raise Refused(problem, "data.path") from None
-            yield well_formed(value or "")
+    def _texts(self) -> Iterator[Stretch]:
+        counts: Counter[str] = Counter()
+        texts = self._every_text(counts)
+        if self.drop_duplicates:
+            counts["duplicates"] = self._copies.count
+            texts = self._copies.dropped_from(texts)
+        yield from texts
+        self.left_out = dict(counts)
 
+    def _every_text(self, counts: Counter[str]) -> Iterator[Stretch]:
+        replace = self.on_encoding_error == "replace"
+        for file in self.files():
+            text_file = TextFile(file, self.text_column, replace, counts)
+            yield from without_empty(text_file.stretches())
 
-def _reads(file: Path) -> bool:
-    return file.suffix.lower() in SUFFIXES
-
-
-def split_documents(texts: Iterator[str], val_fraction: float) -> Iterator[Document]:
-    """Hold out by hash of the text, so that adding documents moves none from side to side.
-
-    A corpus of one document is cut instead, the end held out. Of a few documents, none may hash
-    below the fraction: then the one with the smallest hash is held out.
-    """
-    collected: list[str] = []
-    for text in texts:
-        collected.append(text)
-    if not collected:
-        return
-    if len(collected) == 1:
-        cut = int(len(collected[0]) * (1 - val_fraction))
-        yield Document(collected[0][:cut], "train")
-        yield Document(collected[0][cut:], "val")
-        return
-    places = [_place(text) for text in collected]
-    held_out = [place < val_fraction for place in places]
-    if not any(held_out):
-        held_out[places.index(min(places))] = True
-    if all(held_out):
-        held_out[places.index(max(places))] = False
-    for text, val in zip(collected, held_out, strict=True):
-        yield Document(text, "val" if val else "train")
-
-
-def _place(text: str) -> float:
-    """A number in [0, 1) that depends on the text alone."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
+    @cached_property
+    def _copies(self) -> Copies:
+        return Copies(self._every_text(Counter()))

@@ -4,33 +4,49 @@ A prepared corpus is a folder of `outputs/data/` named after the fingerprint of 
 
     manifest.json    what made it, counts, sizes and checksums
     vocabulary.json  the fitted tokenizer
-    train.bin, val.bin          ids, uint16 or uint32: end-of-text, document, end-of-text, …, and
-                                a last end-of-text
-    train.docs.npy, val.docs.npy  where each document's end-of-text stands in them
+    train.bin, val.bin            tokens (llm/data/shards.py); test.bin where the corpus has one
+    train.docs.npy, val.docs.npy  where documents start in them
     val.floor.npz    for instruments: true nats and skill of each validation target
+
+Work under way is in a hidden folder beside it, and goes on there after an interruption.
 """
 
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+import sys
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from llm.config.errors import Refused
+from llm.data import checksums
 from llm.data.corpus import Corpus, Document, Instrument
 from llm.data.floor import floor_of
+from llm.data.shards import Encoded, Shards, safe_state, sync
 from llm.tokenizer import base as tokenizers
 from llm.tokenizer.base import Tokenizer
 
-FORMAT = 1
+#: Of manifest.json.
+FORMAT = 2
+#: Of the token files; part of the fingerprint.
+TOKENS_FORMAT = 1
+#: The splits that every corpus has.
 SPLITS = ("train", "val")
+#: Characters of text that a thread tokenizes at once.
+BATCH = 1 << 18
+#: Seconds of work that a death may cost.
+COMMIT_EVERY = 2.0
 
 
 @dataclass(frozen=True)
@@ -45,6 +61,11 @@ class Prepared:
     def fingerprint(self) -> str:
         return self.manifest["fingerprint"]
 
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits that it has: "train" and "val", and "test" where the corpus has one."""
+        return tuple(self.manifest["splits"])
+
     @cached_property
     def tokenizer(self) -> Tokenizer:
         return tokenizers.load(self.folder, self.plugins)
@@ -54,8 +75,8 @@ class Prepared:
         return np.memmap(self.folder / f"{split}.bin", dtype=self.manifest["dtype"], mode="r")
 
     def document_starts(self, split: str) -> np.ndarray:
-        """Where the end-of-text before each document stands: (documents,) int64."""
-        return np.load(self.folder / f"{split}.docs.npy")
+        """Where the end-of-text before each document stands, memory-mapped: (documents,) int64."""
+        return np.load(self.folder / f"{split}.docs.npy", mmap_mode="r")
 
     def floor(self) -> dict[str, np.ndarray] | None:
         """`nats` (n − 1,) float64 and `skills` (n − 1,) uint8 of the validation targets."""
@@ -65,7 +86,11 @@ class Prepared:
 
 def fingerprint(corpus: Corpus, tokenizer_node: dict[str, Any]) -> str:
     """A hash of everything that determines the token files."""
-    facts = {"format": FORMAT, "corpus": corpus.describe(), "tokenizer": tokenizer_node}
+    return _fingerprint(corpus.describe(), tokenizer_node)
+
+
+def _fingerprint(corpus: dict[str, object], tokenizer_node: dict[str, Any]) -> str:
+    facts = {"format": TOKENS_FORMAT, "corpus": corpus, "tokenizer": tokenizer_node}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -74,8 +99,8 @@ def prepare(
 ) -> Prepared:
     """Open the prepared corpus, making it first where it is missing.
 
-    Two processes that ask at once do the work once; a process that dies leaves nothing that the
-    next could take for the whole.
+    Two processes that ask at once do the work once. A process that dies leaves nothing that the
+    next could take for the whole; the next goes on from there, to the same bytes.
 
     Args:
         tokenizer: as configured, fitted here where it needs it
@@ -83,114 +108,209 @@ def prepare(
         name: readable beginning of the folder's name
         root: `outputs/data`
     """
-    mark = fingerprint(corpus, tokenizer_node)
-    folder = root / f"{name}-{mark}"
+    with checksums.remembering(root / ".checksums.json"):
+        mark = fingerprint(corpus, tokenizer_node)
     root.mkdir(parents=True, exist_ok=True)
-    with FileLock(root / f".{folder.name}.lock"):
+    folder = root / f"{name}-{mark}"
+    with _alone(root / f".{folder.name}.lock", name):
         if not folder.exists():
-            working = root / f".{folder.name}.tmp"
-            shutil.rmtree(working, ignore_errors=True)
-            working.mkdir()
-            _make(corpus, tokenizer, mark, name, working)
-            if fingerprint(corpus, tokenizer_node) != mark:
-                raise Refused(f"{name}: the text changed while it was read; start again", "data")
+            working, journal = root / f".{folder.name}.tmp", root / f".{folder.name}.journal"
+            _make(corpus, tokenizer, tokenizer_node, mark, name, working, journal)
             os.replace(working, folder)
+            journal.unlink()
         # The module that the command line chose may be named by the vocabulary, too.
-        return open_prepared(folder, (type(tokenizer).__module__,))
+        prepared = open_prepared(folder, (type(tokenizer).__module__,))
+    if prepared.fingerprint != mark:
+        raise _damaged(folder, "manifest.json", "is of another corpus")
+    return prepared
+
+
+def _alone(lock: Path, name: str) -> Any:
+    """Holds the lock within; says so where it has to wait for another process."""
+    claim = FileLock(lock)
+    try:
+        return claim.acquire(timeout=0)
+    except Timeout:
+        print(f"{name}: another process prepares it; waiting", file=sys.stderr)
+        return claim.acquire()
 
 
 def open_prepared(folder: Path, plugins: tuple[str, ...] = ()) -> Prepared:
-    """Open a prepared corpus; Refused names a file that is missing or of another size."""
-    try:
-        manifest = json.loads((folder / "manifest.json").read_text())
-    except (FileNotFoundError, ValueError):
-        problem = f"{folder / 'manifest.json'} is missing or damaged"
-        raise Refused(f"{problem}; delete {folder} to prepare it again") from None
-    if manifest["format"] != FORMAT:
-        raise Refused(f"{folder} has format {manifest['format']}, not {FORMAT}; delete it")
-    for file, facts in manifest["files"].items():
-        size = (folder / file).stat().st_size if (folder / file).exists() else -1
-        if size != facts["size"]:
-            state = "is missing" if size < 0 else f"has {size} bytes instead of {facts['size']}"
-            raise Refused(f"{folder / file} {state}; delete {folder} to prepare it again")
+    """Open a prepared corpus; Refused names a file that is missing or not what it was.
+
+    The check reads a megabyte of each file; `python -m llm.data verify` reads all.
+    """
+    manifest = read_manifest(folder)
+    for file, problem in checksums.problems(folder, manifest["files"], full=False).items():
+        raise _damaged(folder, file, problem)
     return Prepared(folder, manifest, plugins)
 
 
-def _make(corpus: Corpus, tokenizer: Tokenizer, mark: str, name: str, folder: Path) -> None:
-    if tokenizer.needs_fit:
-        texts = () if corpus.pieces is not None else _texts(corpus, f"{name}: vocabulary")
-        tokenizer.fit(texts, corpus.pieces)
-    tokenizers.save(tokenizer, folder)
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a prepared corpus; Refused where it is damaged or of another format."""
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text())
+        if manifest["format"] == FORMAT:
+            made_by = _fingerprint(manifest["corpus"], manifest["tokenizer"])
+            if made_by != manifest["fingerprint"]:
+                raise _damaged(folder, "manifest.json", "was altered")
+            return manifest
+    except (OSError, ValueError, KeyError, TypeError):
+        raise _damaged(folder, "manifest.json", "is missing or damaged") from None
+    raise Refused(f"{folder} has format {manifest['format']}, not {FORMAT}; delete it")
+
+
+def _damaged(folder: Path, file: str, problem: str) -> Refused:
+    return Refused(f"{folder / file} {problem}; delete {folder} to prepare it again")
+
+
+def _make(
+    corpus: Corpus,
+    tokenizer: Tokenizer,
+    tokenizer_node: dict[str, Any],
+    mark: str,
+    name: str,
+    working: Path,
+    journal: Path,
+) -> None:
+    if safe_state(working, journal) is None:
+        journal.unlink(missing_ok=True)
+        if not _fitted(tokenizer, working):
+            shutil.rmtree(working, ignore_errors=True)
+            working.mkdir()
+    tokenizer = _fit(corpus, tokenizer, name, working)
     dtype = np.dtype("uint16" if tokenizer.vocab_size <= 2**16 else "uint32")
-    counts = _write_tokens(corpus, tokenizer, dtype, name, folder)
-    for split in SPLITS:
-        if counts[split]["tokens"] < 2 + counts[split]["documents"]:
-            raise Refused(f"data: no {split} text in {name}; bring more, or other val_fraction")
+    shards = Shards(working, journal, dtype, tokenizer.eot, SPLITS)
+    try:
+        if not shards.complete:
+            _write_tokens(corpus, tokenizer, shards, name)
+        counts = shards.finish()
+    finally:
+        shards.close()
+    try:
+        for split in SPLITS:
+            if counts[split]["tokens"] < 2 + counts[split]["documents"]:
+                raise Refused(f"data: no {split} text in {name}; bring more, or other val_fraction")
+        described = corpus.describe()
+        if _fingerprint(described, tokenizer_node) != mark:
+            raise Refused(f"{name}: the text changed while it was read; start again", "data")
+    except Refused:
+        journal.unlink()
+        shutil.rmtree(working)
+        raise
     if isinstance(corpus, Instrument):
-        _write_floor(corpus, tokenizer, folder, dtype)
-    files = sorted(folder.iterdir())
+        _write_floor(corpus, tokenizer, working, dtype)
+    files = sorted(file for file in working.iterdir() if file.name != "manifest.json")
     manifest = {
         "format": FORMAT,
         "fingerprint": mark,
         "name": name,
-        "corpus": corpus.describe(),
+        "corpus": described,
+        "tokenizer": tokenizer_node,
         "dtype": dtype.name,
         "vocab_size": tokenizer.vocab_size,
         "splits": counts,
-        "files": {
-            file.name: {
-                "size": file.stat().st_size,
-                "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
-            }
-            for file in files
-        },
+        "left_out": shards.left_out,
+        "files": {file.name: checksums.facts_of(file) for file in files},
     }
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+    with (working / "manifest.json").open("w") as out:
+        out.write(json.dumps(manifest, indent=1) + "\n")
+        sync(out)
 
 
-def _texts(corpus: Corpus, label: str) -> Iterator[str]:
-    return (document.text for document in _shown(corpus.documents(), label))
+def _fitted(tokenizer: Tokenizer, working: Path) -> bool:
+    """Whether the work that was interrupted had come past the vocabulary."""
+    return tokenizer.needs_fit and (working / tokenizers.FILE).exists()
 
 
-def _shown(documents: Iterator[Document], label: str) -> Iterator[Document]:
+def _fit(corpus: Corpus, tokenizer: Tokenizer, name: str, working: Path) -> Tokenizer:
+    """The tokenizer with its vocabulary, which is then in the folder."""
+    if _fitted(tokenizer, working):
+        return tokenizers.load(working, (type(tokenizer).__module__,))
+    if tokenizer.needs_fit:
+        tokenizer.fit(texts_to_fit(tokenizer, corpus, name), corpus.pieces)
+    tokenizers.save(tokenizer, working)
+    with (working / tokenizers.FILE).open("rb") as file:
+        os.fsync(file.fileno())
+    return tokenizer
+
+
+def texts_to_fit(tokenizer: Tokenizer, corpus: Corpus, name: str) -> Iterator[str]:
+    """What a vocabulary is chosen from; nothing is read before the first is asked for."""
+    every = getattr(tokenizer, "fits_every_split", False)
+    with _bar(f"{name}: vocabulary") as bar:
+        for document in corpus.documents():
+            bar.update(len(document.text))
+            if every or document.split == "train":
+                yield document.text
+
+
+def _bar(label: str) -> Any:
     from tqdm import tqdm
 
-    return iter(
-        tqdm(documents, desc=label, unit=" documents", leave=False, mininterval=0.5, disable=None)
-    )
+    return tqdm(desc=label, unit="B", unit_scale=True, leave=False, mininterval=0.5, disable=None)
 
 
-def _write_tokens(
-    corpus: Corpus, tokenizer: Tokenizer, dtype: np.dtype, name: str, folder: Path
-) -> dict[str, dict[str, int]]:
-    starts: dict[str, list[int]] = {split: [] for split in SPLITS}
-    lengths = dict.fromkeys(SPLITS, 0)
-    n_bytes = dict.fromkeys(SPLITS, 0)
-    eot = np.array([tokenizer.eot], dtype)
-    files = {split: (folder / f"{split}.bin").open("wb") for split in SPLITS}
+def _write_tokens(corpus: Corpus, tokenizer: Tokenizer, shards: Shards, name: str) -> None:
+    if shards.done:
+        tokens = sum(counts["tokens"] for counts in shards.counts.values())
+        print(f"{name}: going on after {tokens:,} tokens", file=sys.stderr)
+    documents = islice(corpus.documents(), shards.done, None)
+    committed = time.monotonic()
+    with _bar(f"{name}: tokens") as bar:
+        try:
+            for encoded in _encoded(tokenizer, _batches(documents), shards.dtype):
+                shards.add(encoded)
+                bar.update(sum(document.n_bytes for document in encoded))
+                if time.monotonic() - committed >= COMMIT_EVERY:
+                    shards.commit()
+                    committed = time.monotonic()
+        except (Refused, KeyboardInterrupt):  # a network that stopped, say: lose nothing
+            shards.commit()
+            raise
+    shards.commit(complete=True, left_out=dict(getattr(corpus, "left_out", {})))
+
+
+def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    batch: list[Document] = []
+    size = 0
+    for document in documents:
+        batch.append(document)
+        size += len(document.text) + 1
+        if size >= BATCH:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _encoded(
+    tokenizer: Tokenizer, batches: Iterator[list[Document]], dtype: np.dtype
+) -> Iterator[list[Encoded]]:
+    """The batches as tokens, in their order, by a thread a core.
+
+    tiktoken and NumPy work outside the interpreter's lock; a tokenizer written in Python gains
+    nothing from it and loses little.
+    """
+
+    def encode(batch: list[Document]) -> list[Encoded]:
+        return [
+            Encoded(d.split, tokenizer.encode(d.text).astype(dtype), len(d.text.encode()), d.more)
+            for d in batch
+        ]
+
+    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    pool = ThreadPoolExecutor(threads or 1)
+    waiting: deque[Future[list[Encoded]]] = deque()
     try:
-        for text, split in _shown(corpus.documents(), f"{name}: tokens"):
-            assert split is not None, "a corpus says of each document which split it is in"
-            ids = tokenizer.encode(text).astype(dtype)
-            starts[split].append(lengths[split])
-            files[split].write(eot.tobytes() + ids.tobytes())
-            lengths[split] += 1 + len(ids)
-            n_bytes[split] += len(text.encode())
-        for split in SPLITS:
-            files[split].write(eot.tobytes())
+        for batch in batches:
+            waiting.append(pool.submit(encode, batch))
+            if len(waiting) > 2 * (threads or 1):
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
     finally:
-        for file in files.values():
-            file.close()
-    for split in SPLITS:
-        np.save(folder / f"{split}.docs.npy", np.array(starts[split], np.int64))
-    return {
-        split: {
-            "documents": len(starts[split]),
-            "tokens": lengths[split] + 1,
-            "bytes": n_bytes[split],
-        }
-        for split in SPLITS
-    }
+        pool.shutdown(cancel_futures=True)
 
 
 def _write_floor(corpus: Instrument, tokenizer: Tokenizer, folder: Path, dtype: np.dtype) -> None:

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 
 from llm.config.types import ProperFraction
 from llm.data.corpus import Dialogue, Document
-from llm.data.custom import split_documents
+from llm.data.splits import split_documents
+from llm.data.texts import Stretch
 
 
 class Pydoc:
@@ -27,4 +28,4 @@ class Pydoc:
         return {"corpus": "pydoc", "sha256": digest, "val_fraction": self.val_fraction}
 
     def documents(self) -> Iterator[Document]:
-        return split_documents(iter(self._texts()), self.val_fraction)
+        return split_documents(lambda: map(Stretch, self._texts()), self.val_fraction)

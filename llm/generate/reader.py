@@ -33,10 +33,9 @@ class Reader:
         if self._ids[:shared] != ids[:shared]:
             pairs = zip(self._ids, ids, strict=False)
             shared = next(i for i, (before, now) in enumerate(pairs) if before != now)
-        # Keys and values are appended behind `length`: a smaller one forgets the rest.
-        self._cache.length = shared
+        shared = self._cache.cut(shared)
         self._ids = ids[:]
         unread = torch.tensor([ids[shared:]], device=self.model.embedding.device)
-        output = self.model(unread, cache=self._cache)
+        output = self.model(unread, cache=self._cache, last_only=True)
         assert output.logits_BTV is not None
         return output.logits_BTV[:, -1]

@@ -88,7 +88,7 @@ def sample_rows(
     rows: list[list[int]] = [[] for _ in range(count)]
     going = [True] * count
     for _ in range(max_tokens):
-        output = model(ids_B[:, None], cache=cache)
+        output = model(ids_B[:, None], cache=cache, last_only=True)
         assert output.logits_BTV is not None
         ids_B, _ = pick(output.logits_BTV[:, -1], temperature, top_k, generator)
         for i, token in enumerate(ids_B.tolist()):

@@ -10,6 +10,9 @@ import torch
 from llm.config.errors import Refused
 from llm.config.types import UNRECORDED, PositiveInt
 from llm.hardware.allocator import keep_freed_memory
+from llm.hardware.parallel import Scheme
+from llm.hardware.parallel import resolve as resolve_scheme
+from llm.hardware.world import World
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -43,6 +46,15 @@ class Hardware:
         precision: `auto` takes bf16 where the device multiplies it in hardware, fp16 on older
             GPUs, fp32 elsewhere
         threads: of one process, null for PyTorch's choice
+        parallel: what the processes that torchrun started do with the model: `ddp` has it whole in
+            each, `fsdp` a share of every parameter; `auto` is ddp there and none without torchrun.
+            Results agree to about 1e-5 in float32, so it is no part of a run's identity
+        compile: translate the blocks by torch.compile; `auto` does so on CUDA
+        deterministic: on CUDA take only algorithms that add in a fixed order
+        recompute: keep only the inputs of blocks for the backward pass and compute the rest again:
+            a third more operations, and memory for one block instead of all
+        find_batch: the largest micro-batch that fits, with as many micro-steps as give the same
+            rows a step
     """
 
     def __init__(
@@ -51,25 +63,63 @@ class Hardware:
         device: Literal["auto", "cpu", "cuda", "mps"],
         precision: Literal["auto", "fp32", "bf16", "fp16"],
         threads: Annotated[int | None, *PositiveInt.__metadata__, UNRECORDED],
+        parallel: Annotated[Literal["auto", "none", "ddp", "fsdp"], UNRECORDED] = "auto",
+        compile: Annotated[Literal["auto"] | bool, UNRECORDED] = "auto",
+        deterministic: Annotated[bool, UNRECORDED] = False,
+        recompute: Annotated[bool, UNRECORDED] = False,
+        find_batch: Annotated[bool, UNRECORDED] = False,
     ):
         self.device, self.precision, self.threads = device, precision, threads
+        self.parallel, self.compile, self.deterministic = parallel, compile, deterministic
+        self.recompute, self.find_batch = recompute, find_batch
 
-    def resolve(self) -> Machine:
+    def resolve(self, world: World | None = None) -> Machine:
         """Decide. Refused where the device that was asked for is not there."""
         device = self.device if self.device != "auto" else _best_device()
         if device == "cuda" and not torch.cuda.is_available():
             raise Refused("hardware: no CUDA device is visible to PyTorch; take hardware=cpu")
         if device == "mps" and not torch.backends.mps.is_available():
             raise Refused("hardware: no Apple GPU is visible to PyTorch; take hardware=cpu")
+        world = world or World()
+        if device == "cuda" and world.local_size > torch.cuda.device_count():
+            raise Refused(
+                f"hardware: {world.local_size} processes, and this machine has "
+                f"{torch.cuda.device_count()} GPUs; start as many with torchrun --nproc-per-node"
+            )
+        if device == "mps" and world.size > 1:
+            raise Refused("hardware: an Apple GPU serves one process; leave torchrun out")
+        if self.scheme(world) == "fsdp" and self.find_batch:
+            raise Refused(
+                "does not go with parallel=fsdp: a trial takes the whole model", "find_batch"
+            )
         precision = self.precision if self.precision != "auto" else _best_precision(device)
         return Machine(device, precision)
 
-    def start(self, threads: int | None = None) -> int:
-        """Set up the process; returns the number of threads, for resumes to use the same."""
+    def scheme(self, world: World) -> Scheme:
+        """What the processes of `world` do with the model."""
+        return resolve_scheme(self.parallel, world)
+
+    def start(self, machine: Machine, known: dict[str, Any]) -> dict[str, Any]:
+        """Set up the process.
+
+        Args:
+            known: what `start` answered when the run began, empty then
+        Returns: what a resume has to do alike, for run.json
+        """
         keep_freed_memory()
         # The sum of a split product depends on the split: a resume must not change it.
-        torch.set_num_threads(self.threads or threads or _cores())
-        return torch.get_num_threads()
+        torch.set_num_threads(self.threads or known.get("threads") or _cores())
+        if self.deterministic and machine.device == "cuda":
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read by the first product
+            torch.use_deterministic_algorithms(True)
+            torch.backends.cudnn.benchmark = False
+        compiled = machine.device == "cuda" if self.compile == "auto" else self.compile
+        compiled = known.get("compile", compiled) if self.compile == "auto" else compiled
+        return {
+            "threads": torch.get_num_threads(),
+            "compile": compiled,
+            "deterministic": self.deterministic,
+        }
 
 
 def _cores() -> int:

@@ -1,30 +1,42 @@
-"""Ctrl-C and SIGTERM, heard between two steps."""
+"""Ctrl-C, SIGTERM and SIGUSR1, heard between two steps."""
 
 import signal
 import threading
+import time
 from types import FrameType
+
+#: SIGUSR1 is what SLURM sends some time before a limit (`sbatch --signal=USR1@120`).
+STOPPING = tuple(
+    int(getattr(signal, name))
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1")
+    if hasattr(signal, name)  # Windows knows no SIGUSR1
+)
 
 
 class StopSignals:
-    """While entered, SIGINT and SIGTERM are noted instead of obeyed; a second one is obeyed.
+    """While entered, these signals are noted instead of obeyed; a second one is obeyed, unless
+    it comes within a second: torchrun passes on what the terminal has sent already.
 
     Systems and threads that cannot have handlers go on as they were.
     """
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self._since = 0.0
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> "StopSignals":
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in STOPPING:
                 self._before[number] = signal.signal(number, self._note)
         return self
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None:
+        now = time.monotonic()
+        if self.received is None:
+            self.received, self._since = number, now
+        elif now > self._since + 1:
             raise KeyboardInterrupt
-        self.received = number
 
     def __exit__(self, *exception: object) -> None:
         for number, handler in self._before.items():

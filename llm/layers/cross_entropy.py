@@ -15,14 +15,22 @@ IGNORED = -100
 
 
 def linear_cross_entropy(
-    hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor
+    hidden_ND: Tensor,
+    weight_VD: Tensor,
+    targets_N: Tensor,
+    softcap: float | None = None,
+    z_loss: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """Σ −log softmax(h Wᵀ)[target] in nats over the rows whose target is not −100.
+
+    With `z_loss`, log² Z of each such row is added to the sum so many times, where log Z is the
+    softmax's normaliser: that keeps the logits from drifting (PaLM, Chowdhery et al. 2022, §5).
 
     Logits exist for one chunk of rows at a time, in float32; where gradients are wanted they are
     formed in the same pass, so that nothing is computed twice: 6·N·D·V operations, as for the
     plain version, with C·V instead of N·V float32 numbers. Under autocast the products run in the
-    autocast type; the weight's gradient is summed in float32.
+    autocast type; the weight's gradient is summed in float32. With `softcap` c, logits are
+    c · tanh(h Wᵀ / c) (Gemma 2).
 
     Returns: the sum, differentiable; and the nats of each row (N,), 0 where the target is −100,
         which carry no gradient: one pass can only make the gradient of one sum. Both float32
@@ -34,19 +42,28 @@ def linear_cross_entropy(
         dtype = torch.get_autocast_dtype(device)
     # Asked here: within a Function, inputs say that they need gradients under no_grad, too.
     wanted = torch.is_grad_enabled() and (hidden_ND.requires_grad or weight_VD.requires_grad)
-    return _LinearCrossEntropy.apply(hidden_ND.to(dtype), weight_VD, targets_N, wanted)
+    return _LinearCrossEntropy.apply(
+        hidden_ND.to(dtype), weight_VD, targets_N, wanted, softcap, z_loss
+    )
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, wanted: bool
+        ctx: Any,
+        hidden_ND: Tensor,
+        weight_VD: Tensor,
+        targets_N: Tensor,
+        wanted: bool,
+        softcap: float | None,
+        z_loss: float,
     ) -> tuple[Tensor, Tensor]:
         n, vocab = hidden_ND.shape[0], weight_VD.shape[0]
         # At most so many rows, for float16 to hold the weight's gradient of one chunk.
         rows = min(8192, max(32, _CHUNK_NUMBERS // vocab))
         exact = torch.promote_types(hidden_ND.dtype, torch.float32)
         nats_N = torch.zeros(n, dtype=exact, device=hidden_ND.device)
+        squares = nats_N.new_zeros(())
         ctx.weight_dtype = weight_VD.dtype
         # The cast of the weight stands inside, so that its gradient leaves in float32: summed over
         # many tokens it would lose bits in bfloat16 and overflow in float16.
@@ -61,35 +78,52 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 counts_C1 = (targets_C != IGNORED).unsqueeze(1)
                 index_C1 = targets_C.where(counts_C1.squeeze(1), 0).unsqueeze(1)
                 logits_CV = (hidden_CD @ weight_VD.T).to(exact)
+                if softcap is not None:
+                    tanh_CV = logits_CV.div_(softcap).tanh_()
+                    logits_CV = softcap * tanh_CV
                 log_z_C1 = logits_CV.logsumexp(1, keepdim=True)
                 nats_C1 = (log_z_C1 - logits_CV.gather(1, index_C1)) * counts_C1
                 nats_N[part] = nats_C1.squeeze(1)
+                if z_loss:
+                    squares += (log_z_C1.square() * counts_C1).sum()
                 if wanted:
-                    # d nats / d logits = softmax − onehot(target)
-                    d_logits_CV = logits_CV.sub_(log_z_C1).exp_().mul_(counts_C1)
+                    # d nats / d logits = softmax − onehot(target), d log² Z = 2 log Z · softmax
+                    weights_C1 = counts_C1 * (1 + 2 * z_loss * log_z_C1) if z_loss else counts_C1
+                    d_logits_CV = logits_CV.sub_(log_z_C1).exp_().mul_(weights_C1)
                     d_logits_CV.scatter_add_(1, index_C1, -counts_C1.to(exact))
+                    if softcap is not None:
+                        d_logits_CV *= 1 - tanh_CV.square_()
                     d_logits_CV = d_logits_CV.to(weight_VD.dtype)
                     torch.mm(d_logits_CV, weight_VD, out=d_hidden_ND[part])
                     d_weight_VD += d_logits_CV.T @ hidden_CD
         if wanted:
             ctx.save_for_backward(d_hidden_ND, d_weight_VD)
         ctx.mark_non_differentiable(nats_N)
-        return nats_N.sum(), nats_N
+        return nats_N.sum() + z_loss * squares, nats_N
 
     @staticmethod
-    def backward(ctx: Any, d_sum: Tensor, d_nats_N: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, d_sum: Tensor, d_nats_N: Tensor) -> tuple[Tensor | None, ...]:
         d_hidden_ND, d_weight_VD = ctx.saved_tensors
         # The factor (1 / tokens of the step, say) is not rounded to the type of the products.
         scaled_ND = d_hidden_ND.to(d_sum.dtype) * d_sum
         scaled_VD = d_weight_VD * d_sum
-        return scaled_ND.to(d_hidden_ND.dtype), scaled_VD.to(ctx.weight_dtype), None, None
+        found = scaled_ND.to(d_hidden_ND.dtype), scaled_VD.to(ctx.weight_dtype)
+        return *found, None, None, None, None
 
 
-def plain_cross_entropy(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
+def soft_capped(logits: Tensor, softcap: float | None) -> Tensor:
+    """c · tanh(logits / c), or the logits themselves where there is no c."""
+    return logits if softcap is None else softcap * torch.tanh(logits / softcap)
+
+
+def plain_cross_entropy(
+    hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, softcap: float | None = None
+) -> Tensor:
     """Each row's nats in one piece, N·V logits at once: the judge of `linear_cross_entropy`.
 
     Differentiable, (N,) float32 or float64.
     """
     logits_NV = F.linear(hidden_ND, weight_VD)
     logits_NV = logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32))
+    logits_NV = soft_capped(logits_NV, softcap)
     return F.cross_entropy(logits_NV, targets_N, ignore_index=IGNORED, reduction="none")

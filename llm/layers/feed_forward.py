@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llm.layers.linear import Linear
+from llm.layers.noise import Dropout
 
 Activation = Literal["gelu", "gelu_tanh", "relu2", "swiglu", "geglu"]
 
@@ -38,7 +39,11 @@ class FeedForwardShape:
 
 
 class FeedForwardOutput(NamedTuple):
-    """What a feed-forward part returns. Only experts fill more than `y_BTD`."""
+    """What a feed-forward part returns. Only experts fill more than `y_BTD`.
+
+    A part is called with `decoding=True` where its tokens go on from a cache: text is being
+    written, and nobody reads losses and statistics.
+    """
 
     y_BTD: Tensor
     aux: dict[str, Tensor]  # auxiliary losses, weighted, means over the tokens of this call
@@ -59,9 +64,9 @@ class FeedForward(nn.Module):
         gated = shape.activation in GATED
         self.gate = Linear(d_model, d_ff, shape.init_std, shape.bias) if gated else None
         self.down = Linear(d_ff, d_model, shape.residual_std, shape.bias)
-        self.dropout = nn.Dropout(shape.dropout)
+        self.dropout = Dropout(shape.dropout)
 
-    def forward(self, x_BTD: Tensor) -> FeedForwardOutput:
+    def forward(self, x_BTD: Tensor, decoding: bool = False) -> FeedForwardOutput:
         up_BTF = self.up(x_BTD)
         if self.gate is None:
             hidden_BTF = self.activation(up_BTF)

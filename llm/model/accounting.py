@@ -2,9 +2,8 @@
 
 from dataclasses import dataclass
 
-from torch import nn
-
 from llm.layers.roles import PRODUCTS, role_of
+from llm.model.transformer import Transformer
 
 
 @dataclass(frozen=True)
@@ -15,7 +14,8 @@ class Account:
     params_active: those that one token uses (top_k of n_experts)
     flops_per_token: training operations, forward and backward: 6 for each active parameter that a
         token is multiplied with (router and head included, embedding look-up not), and
-        6 · L · d_model · T for causal attention, where a query sees half of T positions on average
+        12 for each channel of each key that a query meets: with causal attention half of T keys on
+        average, so 6 · L · d_model · T, less with windows (`Attention.keys_seen`)
     """
 
     params_total: int
@@ -23,7 +23,7 @@ class Account:
     flops_per_token: int
 
 
-def account(model: nn.Module, d_model: int, n_layers: int, seq_len: int) -> Account:
+def account(model: Transformer, seq_len: int) -> Account:
     """Count `model`, which may be on the meta device.
 
     Args:
@@ -36,5 +36,5 @@ def account(model: nn.Module, d_model: int, n_layers: int, seq_len: int) -> Acco
         total += size
         active += used
         products += used if role in PRODUCTS else 0
-    attention = 12 * n_layers * d_model * seq_len / 2
+    attention = 12 * model.keys_seen(seq_len)
     return Account(round(total), round(active), round(6 * products + attention))

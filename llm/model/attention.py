@@ -1,102 +1,197 @@
 """Causal multi-head attention.
 
-B batch, T new positions, S all positions, D model width, H heads, C channels of a head
+B batch, T new positions, S positions attended to, D model width, H heads, G key-value heads,
+C channels of a head
 """
 
+from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from llm.layers.cross_entropy import soft_capped
 from llm.layers.linear import Linear
+from llm.layers.noise import Dropout
 from llm.layers.norm import RMSNorm
-from llm.model.cache import KVCache
+from llm.model.cache import FullLayer, RollingLayer
+from llm.model.places import Places, mask
 from llm.model.position import Position
+from llm.model.windowed import LEAST_BLOCK, attend_in_blocks
 
-QKNorm = Literal["none", "head"]
+QKNorm = Literal["none", "head", "projection"]
+
+
+@dataclass(frozen=True)
+class AttentionShape:
+    """What the transformer tells each of its attention parts.
+
+    window: t sees s iff 0 ≤ t − s < window; None for the whole past
+    n_sinks: so many first tokens of a text are seen through every window (Xiao et al. 2023)
+    qk_norm: RMS norm of queries and keys before they are turned: of each "head" (Qwen3), or of the
+        whole "projection" before it is split into heads (OLMoE)
+    scale: of the scores; None for 1/√C
+    softcap: c of c · tanh(score/c), which bounds scores (Gemma 2); None for none
+    """
+
+    d_model: int
+    n_heads: int
+    n_kv_heads: int
+    head_dim: int
+    bias: bool
+    dropout: float
+    init_std: float
+    residual_std: float
+    qk_norm: QKNorm
+    norm_eps: float
+    window: int | None = None
+    n_sinks: int = 0
+    scale: float | None = None
+    softcap: float | None = None
 
 
 class Attention(nn.Module):
     """softmax(Q Kᵀ / √C) V per head, each position seeing itself and the past (Vaswani 2017).
 
-    With `n_kv_heads` below `n_heads`, groups of query heads share keys and values (GQA). With
-    `qk_norm` "head", queries and keys of each head are RMS-normalised before they are turned
-    (Qwen3): logits cannot grow without bound, and larger learning rates hold.
+    With `n_kv_heads` below `n_heads`, groups of query heads share keys and values (GQA).
 
     Shapes: (B, T, D) → (B, T, D)
     """
 
-    def __init__(
-        self,
-        d_model: int,
-        n_heads: int,
-        n_kv_heads: int,
-        bias: bool,
-        dropout: float,
-        init_std: float,
-        residual_std: float,
-        qk_norm: QKNorm,
-        norm_eps: float,
-    ):
+    def __init__(self, shape: AttentionShape):
         super().__init__()
-        self.n_heads, self.n_kv_heads, self.head_dim = n_heads, n_kv_heads, d_model // n_heads
-        self.dropout = dropout
-        width = n_heads * self.head_dim
-        kv_width = n_kv_heads * self.head_dim
+        self.shape = shape
+        self.n_heads, self.n_kv_heads = shape.n_heads, shape.n_kv_heads
+        self.head_dim, self.dropout = shape.head_dim, Dropout(shape.dropout)
+        self.window, self.n_sinks = shape.window, shape.n_sinks
+        width, kv_width = self.n_heads * self.head_dim, self.n_kv_heads * self.head_dim
+        d_model, init_std, bias = shape.d_model, shape.init_std, shape.bias
         self.query = Linear(d_model, width, init_std, bias)
         self.key = Linear(d_model, kv_width, init_std, bias)
         self.value = Linear(d_model, kv_width, init_std, bias)
-        self.out = Linear(width, d_model, residual_std, bias)
-        normed = qk_norm == "head"
-        self.query_norm = RMSNorm(self.head_dim, norm_eps) if normed else nn.Identity()
-        self.key_norm = RMSNorm(self.head_dim, norm_eps) if normed else nn.Identity()
+        self.out = Linear(width, d_model, shape.residual_std, bias)
+
+        def norm(projected: int) -> nn.Module:
+            widths = {"none": 0, "head": self.head_dim, "projection": projected}
+            normed = widths[shape.qk_norm]
+            return RMSNorm(normed, shape.norm_eps) if normed else nn.Identity()
+
+        self.query_norm, self.key_norm = norm(width), norm(kv_width)
 
     def forward(
         self,
         x_BTD: Tensor,
-        positions_T: Tensor,
+        places: Places,
         position: Position,
-        mask_BTS: Tensor | None,
-        layer: int,
-        cache: KVCache | None,
+        cache: FullLayer | RollingLayer | None = None,
     ) -> Tensor:
-        q_BHTC = self.query_norm(self._heads(self.query(x_BTD), self.n_heads))
-        k_BHTC = self.key_norm(self._heads(self.key(x_BTD), self.n_kv_heads))
-        q_BHTC = position.rotate(q_BHTC, positions_T)
-        k_BHTC = position.rotate(k_BHTC, positions_T)
-        v_BHTC = self._heads(self.value(x_BTD), self.n_kv_heads)
+        q_BHTC = self._heads(self.query(x_BTD), self.n_heads, self.query_norm)
+        k_BGTC = self._heads(self.key(x_BTD), self.n_kv_heads, self.key_norm)
+        v_BGTC = self._heads(self.value(x_BTD), self.n_kv_heads)
+        q_BHTC = position.rotate(q_BHTC, places.positions)
+        k_BGTC = position.rotate(k_BGTC, places.positions)
+        slopes_H, window = position.slopes(), self.window
         if cache is not None:
-            k_BHTC, v_BHTC = cache.append(layer, k_BHTC, v_BHTC)
-        y_BHTC = F.scaled_dot_product_attention(
-            q_BHTC,
-            k_BHTC,
-            v_BHTC,
-            attn_mask=None if mask_BTS is None else mask_BTS.unsqueeze(1),
-            dropout_p=self.dropout if self.training else 0.0,
-            is_causal=mask_BTS is None and q_BHTC.shape[2] > 1,
-            enable_gqa=self.n_kv_heads < self.n_heads,
-        )
+            y_BHTC = self._with_past(q_BHTC, k_BGTC, v_BGTC, places, slopes_H, cache)
+        elif window is not None and x_BTD.shape[1] > window:
+            sinks = self.n_sinks
+            y_BHTC = attend_in_blocks(
+                q_BHTC, k_BGTC, v_BGTC, places, window, sinks, slopes_H, self._attend
+            )
+        else:
+            mask_BHTS = None
+            if self._explicit or places.start_BT is not None or slopes_H is not None:
+                index_1T, start_BT = places.index_T[None], places.start_BT
+                mask_BHTS = places.once(
+                    None,
+                    lambda: mask(index_1T, index_1T, start_BT, None, 0, slopes_H, q_BHTC.dtype),
+                )
+            y_BHTC = self._attend(q_BHTC, k_BGTC, v_BGTC, mask_BHTS)
         return self.out(y_BHTC.transpose(1, 2).flatten(2))
 
-    def _heads(self, x_BTD: Tensor, n: int) -> Tensor:
-        return x_BTD.unflatten(2, (n, self.head_dim)).transpose(1, 2)
+    @property
+    def _explicit(self) -> bool:
+        """Whether weights are written out: the fused kernels know no soft-cap, and their dropout
+        draws for the batch and not for each row."""
+        return self.shape.softcap is not None or (self.training and self.dropout.p > 0)
 
+    def _heads(self, x_BTD: Tensor, n: int, norm: nn.Module | None = None) -> Tensor:
+        if norm is not None and self.shape.qk_norm == "projection":
+            x_BTD = norm(x_BTD)
+        x_BHTC = x_BTD.unflatten(2, (n, self.head_dim)).transpose(1, 2)
+        return norm(x_BHTC) if norm is not None and self.shape.qk_norm == "head" else x_BHTC
 
-def causal_mask(
-    positions_T: Tensor, total: int, document_ids_BT: Tensor | None, cached: bool
-) -> Tensor | None:
-    """Which of `total` positions each new one sees: (B or 1, T, S), or None for plain causal.
+    def _with_past(
+        self,
+        q_BHTC: Tensor,
+        k_BGTC: Tensor,
+        v_BGTC: Tensor,
+        places: Places,
+        slopes_H: Tensor | None,
+        cache: FullLayer | RollingLayer,
+    ) -> Tensor:
+        """Behind what the cache holds. A window is read in pieces, so that memory stays linear."""
+        t = q_BHTC.shape[2]
+        size = t if self.window is None else max(self.window, LEAST_BLOCK)
+        unmasked = places.start_BT is None and slopes_H is None and self.window is None
+        parts = []
+        for begin in range(0, t, size):
+            part = slice(begin, begin + size)
+            k_BGSC, v_BGSC, place_S = cache.append(
+                k_BGTC[:, :, part], v_BGTC[:, :, part], places.first + begin
+            )
+            mask_BHTS = None
+            # Causal as it stands: the first of all calls, or one token behind all others.
+            if self._explicit or not (unmasked and t in (1, k_BGSC.shape[2])):
+                mask_BHTS = places.once(
+                    (self.window, begin),
+                    partial(
+                        mask,
+                        places.index_T[None, part],
+                        place_S,
+                        places.start_BT,
+                        self.window,
+                        self.n_sinks,
+                        slopes_H,
+                        q_BHTC.dtype,
+                    ),
+                )
+            parts.append(self._attend(q_BHTC[:, :, part], k_BGSC, v_BGSC, mask_BHTS))
+        return torch.cat(parts, 2) if len(parts) > 1 else parts[0]
 
-    None also where one new position sees everything. With document ids, nothing is seen across
-    documents (training only: a cache does not keep them).
-    """
-    t = positions_T.shape[0]
-    if document_ids_BT is None and (t == total or t == 1):
-        return None
-    past_TS = torch.arange(total, device=positions_T.device) <= positions_T[:, None]
-    if document_ids_BT is None:
-        return past_TS.unsqueeze(0)
-    if cached:
-        raise ValueError("document_ids_BT and a cache do not go together")
-    return past_TS & (document_ids_BT[:, :, None] == document_ids_BT[:, None, :])
+    def _attend(
+        self, q_BHTC: Tensor, k_BGSC: Tensor, v_BGSC: Tensor, mask_BHTS: Tensor | None
+    ) -> Tensor:
+        """softmax(scores) V, causal where there is no mask."""
+        if not self._explicit:
+            return F.scaled_dot_product_attention(
+                q_BHTC,
+                k_BGSC,
+                v_BGSC,
+                attn_mask=mask_BHTS,
+                is_causal=mask_BHTS is None and q_BHTC.shape[2] > 1,
+                scale=self.shape.scale,
+                enable_gqa=self.n_kv_heads < self.n_heads,
+            )
+        assert mask_BHTS is not None
+        groups = self.n_heads // self.n_kv_heads
+        k_BHSC, v_BHSC = (x.repeat_interleave(groups, 1) for x in (k_BGSC, v_BGSC))
+        scale = self.shape.scale or self.head_dim**-0.5
+        scores_BHTS = (q_BHTC * scale) @ k_BHSC.mT
+        scores_BHTS = scores_BHTS.to(torch.promote_types(scores_BHTS.dtype, torch.float32))
+        scores_BHTS = soft_capped(scores_BHTS, self.shape.softcap) + mask_BHTS
+        weights_BHTS = self.dropout(scores_BHTS.softmax(-1))
+        return weights_BHTS.to(v_BHSC.dtype) @ v_BHSC
+
+    def keys_seen(self, seq_len: int) -> float:
+        """How many keys a query of a sequence sees on average, itself counted as half of one.
+
+        T/2 with the whole past: what is customary for causal attention.
+        """
+        window = min(self.window or seq_len, seq_len)
+        in_window = window * (window + 1) / 2 + window * (seq_len - window)
+        sinks = min(self.n_sinks, seq_len - window)
+        through = sinks * (sinks + 1) / 2 + sinks * (seq_len - window - sinks)
+        return (in_window + through) / seq_len - 0.5

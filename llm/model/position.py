@@ -28,8 +28,9 @@ class Geometry:
 class Position(nn.Module):
     """No position at all, and the contract of the others.
 
-    `embed` acts on the embedded tokens, `rotate` on queries and keys of every layer. `limit` is
-    the number of positions that exist, None where there is no end.
+    `embed` acts on the embedded tokens, `rotate` on queries and keys of every layer, `slopes` on
+    the scores. `limit` is the number of positions that exist, None where there is no end.
+    Positions are (T,) where all rows count alike, (B, T) where texts begin within rows.
     """
 
     limit: int | None = None
@@ -44,6 +45,28 @@ class Position(nn.Module):
     def rotate(self, x_BHTC: Tensor, positions_T: Tensor) -> Tensor:
         """Queries or keys turned by their position: (B, H, T, C) → (B, H, T, C)."""
         return x_BHTC
+
+    def slopes(self) -> Tensor | None:
+        """What each head loses of a score for each place of distance: (H,), or None."""
+        return None
+
+
+class Alibi(Position):
+    """Scores of head i = 1 … H lose 2^{−8i/H} for each place of distance.
+
+    ALiBi (Press et al. 2022). The formula stands for every H; the paper's code interpolates where H
+    is no power of two.
+    """
+
+    slopes_H: Tensor
+
+    def __init__(self, geometry: Geometry):
+        super().__init__(geometry)
+        heads_H = torch.arange(1, geometry.n_heads + 1)
+        self.register_buffer("slopes_H", 2.0 ** (-8 * heads_H / geometry.n_heads), persistent=False)
+
+    def slopes(self) -> Tensor:
+        return self.slopes_H
 
 
 class Learned(Position):
@@ -79,8 +102,8 @@ class Sinusoidal(Position):
         self.register_buffer("frequencies", 10_000.0**-exponent, persistent=False)
 
     def embed(self, x_BTD: Tensor, positions_T: Tensor) -> Tensor:
-        angles = positions_T.float()[:, None] * self.frequencies
-        table_TD = torch.stack([angles.sin(), angles.cos()], -1).flatten(1)
+        angles = positions_T.float()[..., None] * self.frequencies
+        table_TD = torch.stack([angles.sin(), angles.cos()], -1).flatten(-2)
         return x_BTD + self.scale * math.sqrt(2) * table_TD.to(x_BTD.dtype)
 
 
@@ -91,6 +114,7 @@ class Rope(Position):
     """
 
     frequencies: Tensor
+    magnitude = 1.0  # of what is turned; YaRN's is larger
 
     def __init__(self, geometry: Geometry, *, base: PositiveFloat = 10_000.0):
         super().__init__(geometry)
@@ -99,9 +123,17 @@ class Rope(Position):
         exponent = torch.arange(0, geometry.head_dim, 2) / geometry.head_dim
         self.register_buffer("frequencies", base**-exponent, persistent=False)
 
+    def frequencies_for(self, positions_T: Tensor) -> Tensor:
+        """Radians a place for each pair of channels: (C/2,)."""
+        return self.frequencies
+
     def rotate(self, x_BHTC: Tensor, positions_T: Tensor) -> Tensor:
-        angles = positions_T.float()[:, None] * self.frequencies
-        cos_TC, sin_TC = angles.cos().repeat(1, 2), angles.sin().repeat(1, 2)
+        angles = positions_T.float()[..., None] * self.frequencies_for(positions_T)
+        cos, sin = angles.cos(), angles.sin()
+        if self.magnitude != 1:
+            cos, sin = self.magnitude * cos, self.magnitude * sin
+        cos_1TC = torch.cat([cos, cos], -1).unsqueeze(-3)  # of one head for all; rows as given
+        sin_1TC = torch.cat([sin, sin], -1).unsqueeze(-3)
         low, high = x_BHTC.float().chunk(2, -1)
-        turned = x_BHTC.float() * cos_TC + torch.cat([-high, low], -1) * sin_TC
+        turned = x_BHTC.float() * cos_1TC + torch.cat([-high, low], -1) * sin_1TC
         return turned.to(x_BHTC.dtype)

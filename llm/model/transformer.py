@@ -3,9 +3,9 @@
 B batch, T time, D model width, V vocabulary, E experts, L layers
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,15 +13,24 @@ from torch import Tensor, nn
 
 from llm.config.errors import Refused
 from llm.config.schema import Node
-from llm.config.types import PositiveFloat, PositiveInt, ProperFraction
-from llm.layers.cross_entropy import IGNORED, linear_cross_entropy
-from llm.layers.feed_forward import Activation, FeedForwardOutput, FeedForwardShape
+from llm.config.types import (
+    UNRECORDED,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ProperFraction,
+)
+from llm.layers.cross_entropy import IGNORED, linear_cross_entropy, soft_capped
+from llm.layers.feed_forward import Activation, FeedForward, FeedForwardOutput, FeedForwardShape
 from llm.layers.linear import Linear
+from llm.layers.noise import Dropout
 from llm.layers.norm import NORMS
 from llm.layers.roles import declare
-from llm.model.attention import Attention, QKNorm, causal_mask
-from llm.model.cache import KVCache
+from llm.model.attention import Attention, AttentionShape, QKNorm
+from llm.model.cache import CacheShape, FullLayer, KVCache, RollingLayer
+from llm.model.places import Places
 from llm.model.position import Geometry, Position
+from llm.model.scales import Init, Parametrization, Scales
 
 
 @dataclass
@@ -41,7 +50,10 @@ class Output:
 
 
 class Block(nn.Module):
-    """x + Attention(norm(x)), then x + FeedForward(norm(x)) (pre-norm, as GPT-2)."""
+    """x + Attention(norm(x)), then x + FeedForward(norm(x)): pre-norm, as GPT-2.
+
+    Post-norm, as Vaswani et al. 2017: norm(x + Attention(x)), then norm(x + FeedForward(x)).
+    """
 
     def __init__(
         self,
@@ -49,36 +61,36 @@ class Block(nn.Module):
         attention: Attention,
         feed_forward: nn.Module,
         dropout: float,
+        post_norm: bool,
     ):
         super().__init__()
         self.attention_norm = norm()
         self.attention = attention
         self.feed_forward_norm = norm()
         self.feed_forward = feed_forward
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
+        self.post_norm = post_norm
 
     def forward(
         self,
         x_BTD: Tensor,
-        positions_T: Tensor,
+        places: Places,
         position: Position,
-        mask_BTS: Tensor | None,
-        layer: int,
-        cache: KVCache | None,
+        cache: FullLayer | RollingLayer | None,
     ) -> FeedForwardOutput:
-        attended_BTD = self.attention(
-            self.attention_norm(x_BTD), positions_T, position, mask_BTS, layer, cache
-        )
+        if self.post_norm:
+            attended_BTD = self.attention(x_BTD, places, position, cache)
+            x_BTD = self.attention_norm(x_BTD + self.dropout(attended_BTD))
+            fed = self.feed_forward(x_BTD, decoding=cache is not None)
+            return fed._replace(y_BTD=self.feed_forward_norm(x_BTD + fed.y_BTD))
+        attended_BTD = self.attention(self.attention_norm(x_BTD), places, position, cache)
         x_BTD = x_BTD + self.dropout(attended_BTD)
-        fed = self.feed_forward(self.feed_forward_norm(x_BTD))
+        fed = self.feed_forward(self.feed_forward_norm(x_BTD), decoding=cache is not None)
         return fed._replace(y_BTD=x_BTD + fed.y_BTD)
 
 
 class Transformer(nn.Module):
-    """A GPT: embedding, blocks, final norm, head.
-
-    Initialisation as GPT-2: N(0, init_std²), and init_std/√(2L) for the two projections of each
-    block that write into the residual stream.
+    """A GPT: embedding, blocks, final norm (none where blocks end in one), head.
 
     Args:
         vocab_size: ids of the tokenizer
@@ -87,16 +99,32 @@ class Transformer(nn.Module):
         position: a `model/position` node
         d_model, n_layers, n_heads, d_ff: the usual
         n_kv_heads: key-value heads, null for as many as `n_heads`
+        head_dim: channels of a head, null for d_model / n_heads
         max_seq_len: tokens of a training sequence, and positions where these are learned
         norm, norm_eps: `layernorm` or `rmsnorm`
-        qk_norm: `head` normalises queries and keys of each head (Qwen3), `none` does not
+        norm_position: `pre` (GPT-2) or `post` (Vaswani et al. 2017) the part that it belongs to
+        qk_norm: `head` normalises queries and keys of each head (Qwen3), `projection` over all
+            heads at once (OLMoE), `none` does not
         activation: gelu, gelu_tanh, relu2, swiglu or geglu
         bias: biases in linear maps and layer norms
         tie_embeddings: the head is the embedding transposed
         dropout: on the embedded tokens, on attention weights and on what each part adds to the
             residual stream
+        window: how many places a query sees, its own counted; null for all before it. A list is
+            repeated over the layers: [256, null] alternates, a list of n_layers says each
+        n_sinks: so many first tokens of a text are seen through every window (Xiao et al. 2023)
+        attention_softcap, logit_softcap: c of c · tanh(x/c) on attention scores and on logits
+            (Gemma 2), null for none
+        moe_every, dense_first: layer l = 1 … n_layers takes the `moe` part where l > dense_first
+            and moe_every divides l, a dense one elsewhere
+        d_ff_dense: width of the dense ones among the experts, null for d_ff
         init_std: standard deviation of the initial weights
+        init, parametrization, base_d_model: how they depend on depth and width (`llm.model.scales`)
+        init_from: a run, or a folder of public format, whose weights training starts from
+            (`llm.hf.start` reads it; building a model does not)
     """
+
+    config: dict[str, Any]  # the nodes that it was made from: set by `llm.build`
 
     def __init__(
         self,
@@ -118,49 +146,76 @@ class Transformer(nn.Module):
         tie_embeddings: bool,
         dropout: ProperFraction,
         init_std: PositiveFloat,
+        head_dim: PositiveInt | None = None,
+        norm_position: Literal["pre", "post"] = "pre",
+        window: PositiveInt | list[PositiveInt | None] | None = None,
+        n_sinks: NonNegativeInt = 0,
+        attention_softcap: PositiveFloat | None = None,
+        logit_softcap: PositiveFloat | None = None,
+        moe_every: PositiveInt = 1,
+        dense_first: NonNegativeInt = 0,
+        d_ff_dense: PositiveInt | None = None,
+        init: Init = "gpt2",
+        parametrization: Parametrization = "standard",
+        base_d_model: PositiveInt = 128,
+        init_from: Annotated[str | None, UNRECORDED] = None,
     ):
         super().__init__()
         n_kv_heads = n_kv_heads or n_heads
-        if d_model % n_heads:
+        if head_dim is None and d_model % n_heads:
             raise Refused(f"is {n_heads}, which does not divide d_model={d_model}", "n_heads")
         if n_heads % n_kv_heads:
             raise Refused(f"is {n_kv_heads}, which does not divide n_heads={n_heads}", "n_kv_heads")
+        if window == []:
+            raise Refused("is empty; write null for no window", "window")
         self.d_model, self.max_seq_len, self.n_layers = d_model, max_seq_len, n_layers
-        self.n_kv_heads = n_kv_heads
-        self.head_dim = d_model // n_heads
-        residual_std = init_std / (2 * n_layers) ** 0.5
-        shape = FeedForwardShape(d_model, d_ff, activation, bias, dropout, init_std, residual_std)
+        self.n_kv_heads, self.head_dim = n_kv_heads, head_dim or d_model // n_heads
+        self.logit_softcap = logit_softcap
+        scales = Scales(init, parametrization, init_std, n_layers, d_model / base_d_model)
+        self.width_ratio, self.logit_scale = scales.width_ratio, scales.logit_scale
+        pattern = window if isinstance(window, list) else [window]
 
         def make_norm() -> nn.Module:
             return NORMS[norm](d_model, norm_eps, bias)
+
+        def make_block(layer: int) -> Block:
+            residual_std = scales.residual_std(layer)
+            attention = Attention(
+                AttentionShape(
+                    d_model,
+                    n_heads,
+                    n_kv_heads,
+                    self.head_dim,
+                    bias,
+                    dropout,
+                    scales.matrix_std,
+                    residual_std,
+                    qk_norm,
+                    norm_eps,
+                    pattern[layer % len(pattern)],
+                    n_sinks,
+                    scales.attention_scale(self.head_dim),
+                    attention_softcap,
+                )
+            )
+            chosen = layer >= dense_first and (layer + 1) % moe_every == 0
+            width = d_ff if chosen else d_ff_dense or d_ff
+            shape = FeedForwardShape(
+                d_model, width, activation, bias, dropout, scales.matrix_std, residual_std
+            )
+            part = feed_forward(shape) if chosen else FeedForward(shape)
+            return Block(make_norm, attention, part, dropout, norm_position == "post")
 
         embedding = torch.empty(vocab_size, d_model).normal_(std=init_std)
         self.embedding = declare(nn.Parameter(embedding), "head" if tie_embeddings else "embedding")
         geometry = Geometry(d_model, n_heads, self.head_dim, max_seq_len, init_std)
         self.position: Position = position(geometry)  # type: ignore[operator]
-        self.blocks = nn.ModuleList(
-            Block(
-                make_norm,
-                Attention(
-                    d_model,
-                    n_heads,
-                    n_kv_heads,
-                    bias,
-                    dropout,
-                    init_std,
-                    residual_std,
-                    qk_norm,
-                    norm_eps,
-                ),
-                feed_forward(shape),
-                dropout,
-            )
-            for _ in range(n_layers)
-        )
-        self.final_norm = make_norm()
+        self.blocks = nn.ModuleList(make_block(layer) for layer in range(n_layers))
+        self.final_norm = make_norm() if norm_position == "pre" else nn.Identity()
         untied = not tie_embeddings
         self.head = Linear(d_model, vocab_size, init_std, False, "head") if untied else None
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
+        self.z_loss = 0.0  # of the head, in training: `train.z_loss`
 
     def forward(
         self,
@@ -169,51 +224,89 @@ class Transformer(nn.Module):
         *,
         document_ids_BT: Tensor | None = None,
         cache: KVCache | None = None,
+        last_only: bool = False,
     ) -> Output:
         """The forward contract: logits without targets, sums of losses with them.
 
         Args:
             tokens_BT: ids (B, T)
             targets_BT: next ids (B, T), −100 where the loss does not count
-            document_ids_BT: positions attend only within equal ids (B, T)
+            document_ids_BT: positions attend only within runs of equal ids (B, T), and count from
+                the beginning of each
             cache: keys and values of the tokens before these; it is appended to
+            last_only: logits of the last position alone, (B, 1, V)
         """
-        t = tokens_BT.shape[1]
+        rows, t = tokens_BT.shape
+        if cache is not None and document_ids_BT is not None:
+            raise ValueError("document_ids_BT and a cache do not go together")
         start = cache.length if cache is not None else 0
         limit = self.position.limit
-        if limit is not None and start + t > limit:
-            raise ValueError(f"{start + t} positions, and the model has {limit}")
-        positions_T = torch.arange(start, start + t, device=tokens_BT.device)
-        mask_BTS = causal_mask(positions_T, start + t, document_ids_BT, cache is not None)
+        longest = start + t - (cache.least_padding if cache is not None else 0)
+        if limit is not None and longest > limit:
+            raise ValueError(f"{longest} positions, and the model has {limit}")
+        padding_B = None
+        if cache is not None:
+            cache.expect(rows, t)
+            padding_B = cache.padding_B
+        places = Places.of(start, t, tokens_BT.device, document_ids_BT, padding_B)
         x_BTD = F.embedding(tokens_BT, self.embedding)
-        x_BTD = self.dropout(self.position.embed(x_BTD, positions_T))
+        x_BTD = self.dropout(self.position.embed(x_BTD, places.positions))
         aux: list[dict[str, Tensor]] = []
         router: list[dict[str, Tensor]] = []
         for layer, block in enumerate(self.blocks):
-            fed = block(x_BTD, positions_T, self.position, mask_BTS, layer, cache)
+            layer_cache = cache.layers[layer] if cache is not None else None
+            fed = block(x_BTD, places, self.position, layer_cache)
             x_BTD = fed.y_BTD
             aux.append(fed.aux)
             router.append(fed.router)
         if cache is not None:
             cache.advance(t)
+        if last_only:
+            x_BTD = x_BTD[:, -1:]
         x_BTD = self.final_norm(x_BTD)
+        if self.logit_scale != 1:
+            x_BTD = x_BTD * self.logit_scale
         output = Output(aux=_over_layers(aux, torch.mean), router=_over_layers(router, None))
         weight_VD = self.embedding if self.head is None else self.head.weight
         if targets_BT is None:
-            output.logits_BTV = F.linear(x_BTD, weight_VD)
+            output.logits_BTV = soft_capped(F.linear(x_BTD, weight_VD), self.logit_softcap)
             return output
-        output.loss_sum, nats_N = linear_cross_entropy(
-            x_BTD.flatten(0, 1), weight_VD, targets_BT.flatten()
+        z_loss = self.z_loss if self.training else 0.0
+        objective, nats_N = linear_cross_entropy(
+            x_BTD.flatten(0, 1), weight_VD, targets_BT.flatten(), self.logit_softcap, z_loss
         )
+        # The value is the cross-entropy alone; the gradient is that of the z-loss, too.
+        output.loss_sum = objective - (objective.detach() - nats_N.sum()) if z_loss else objective
         output.n_tokens = (targets_BT != IGNORED).sum()
         output.nats_BT = nats_N.view_as(targets_BT)
         return output
 
-    def cache(self, batch_size: int, max_len: int) -> KVCache:
-        """An empty key-value cache on the model's device."""
+    def cache(
+        self,
+        batch_size: int,
+        max_len: int | None,
+        padding: Sequence[int] | Tensor | None = None,
+    ) -> KVCache:
+        """An empty key-value cache on the model's device.
+
+        Args:
+            max_len: places at most; None for no end, where every layer has a window
+            padding: places before each row's text, None where there are none
+        """
         device, dtype = self.embedding.device, self.embedding.dtype
-        shape = (self.n_layers, batch_size, self.n_kv_heads, max_len, self.head_dim)
-        return KVCache(*shape, device, dtype)
+        shape = CacheShape(batch_size, self.n_kv_heads, self.head_dim, device, dtype)
+        windows = [(attention.window, attention.n_sinks) for attention in self._attentions()]
+        return KVCache(shape, windows, max_len, padding)
+
+    def keys_seen(self, seq_len: int) -> float:
+        """Channels of keys that a query of a sequence meets, over all heads and layers, on average.
+
+        Each costs two products forward (its score, its value) and four backward.
+        """
+        return sum(a.n_heads * a.head_dim * a.keys_seen(seq_len) for a in self._attentions())
+
+    def _attentions(self) -> list[Attention]:
+        return [block.attention for block in self.blocks]  # type: ignore[misc]
 
 
 def _over_layers(

@@ -30,15 +30,12 @@ class AdamW(Recipe):
         super().__init__(lr, betas, eps, weight_decay, warmup, schedule)
 
     def optimizer(self, model: Any) -> torch.optim.Optimizer:
-        """The optimizer of all parameters of `model`, in two groups."""
+        """The optimizer of all parameters of `model`, in two groups: hidden matrices, others."""
         self.settle(model)
-        decayed: list[nn.Parameter] = []
+        hidden: list[nn.Parameter] = []
         others: list[nn.Parameter] = []
         for parameter in model.parameters():
-            (decayed if role_of(parameter) in DECAYED else others).append(parameter)
-        groups = [
-            {"params": decayed, "weight_decay": self.weight_decay},
-            {"params": others, "weight_decay": 0.0},
-        ]
+            (hidden if role_of(parameter) in DECAYED else others).append(parameter)
+        groups = [self.group(hidden, True, 1 / model.width_ratio), self.group(others, False)]
         fused = next(model.parameters()).device.type in ("cpu", "cuda", "mps")
         return torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, eps=self.eps, fused=fused)

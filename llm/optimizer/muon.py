@@ -13,6 +13,7 @@ from llm.config.schema import Node
 from llm.config.types import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, ProperFraction
 from llm.layers.roles import role_of
 from llm.optimizer.recipe import DECAYED, Recipe
+from llm.optimizer.sharded import gather, own, share_of
 
 #: The quintic of Jordan et al. 2024, which takes singular values in (0, 1] to about 1.
 _QUINTIC = (3.4445, -4.7750, 2.0315)
@@ -49,7 +50,9 @@ class MuonAdamW(torch.optim.Optimizer):
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None]
             if group["weight_decay"] and parameters:
-                torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+                torch._foreach_mul_(
+                    [own(p) for p in parameters], 1 - group["lr"] * group["weight_decay"]
+                )
             if group["muon"]:
                 self._muon(parameters, group["lr"])
             else:
@@ -57,14 +60,24 @@ class MuonAdamW(torch.optim.Optimizer):
 
     def _muon(self, parameters: list[Tensor], lr: float) -> None:
         stacks: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = {}
+        gathered: list[tuple[Tensor, Tensor]] = []  # a shared-out matrix, and its step
         for parameter in parameters:
             assert parameter.grad is not None
             state = self.state[parameter]
             if not state:
                 state["momentum"] = torch.zeros_like(parameter)
-            state["momentum"].lerp_(parameter.grad, 1 - self.recipe.momentum)
-            update = parameter.grad.lerp(state["momentum"], self.recipe.momentum)  # Nesterov
-            weight = parameter.view(-1, *parameter.shape[-2:])  # each expert is a matrix of its own
+            gradient, momentum, weight = own(parameter.grad), own(state["momentum"]), own(parameter)
+            momentum.lerp_(gradient, 1 - self.recipe.momentum)
+            update = gradient.lerp(momentum, self.recipe.momentum)  # Nesterov
+            if weight is not parameter and weight.ndim == 2:
+                # Shared out by rows: every process takes the step of the whole matrix, and keeps
+                # its own part. Experts are shared out whole.
+                update = gather(update, parameter)
+                weight = torch.zeros_like(update)
+                gathered.append((parameter, weight))
+            if not weight.numel():
+                continue
+            weight = weight.view(-1, *weight.shape[-2:])  # each expert is a matrix of its own
             update = update.view_as(weight)
             if update.shape[1] > update.shape[2]:
                 weight, update = weight.mT, update.mT
@@ -76,6 +89,8 @@ class MuonAdamW(torch.optim.Optimizer):
             sizes = [weight.shape[0] for weight, _ in pairs]
             for (weight, _), step in zip(pairs, step_SRC.split(sizes), strict=True):
                 weight += step
+        for parameter, step in gathered:
+            own(parameter).add_(share_of(step, parameter))
 
     def _adam(self, parameters: list[Tensor], lr: float) -> None:
         first, second = self.recipe.betas
@@ -88,10 +103,11 @@ class MuonAdamW(torch.optim.Optimizer):
             state["step"] += 1
             done = float(state["step"])
             assert parameter.grad is not None
-            state["mean"].lerp_(parameter.grad, 1 - first)
-            state["square"].mul_(second).addcmul_(parameter.grad, parameter.grad, value=1 - second)
-            root = (state["square"] / (1 - second**done)).sqrt_().add_(self.recipe.eps)
-            parameter.addcdiv_(state["mean"], root, value=-lr / (1 - first**done))
+            gradient, mean, square = own(parameter.grad), own(state["mean"]), own(state["square"])
+            mean.lerp_(gradient, 1 - first)
+            square.mul_(second).addcmul_(gradient, gradient, value=1 - second)
+            root = (square / (1 - second**done)).sqrt_().add_(self.recipe.eps)
+            own(parameter).addcdiv_(mean, root, value=-lr / (1 - first**done))
 
 
 class Muon(Recipe):
@@ -127,17 +143,19 @@ class Muon(Recipe):
         """The optimizer of all parameters of `model`."""
         self.settle(model)
         matrices: list[nn.Parameter] = []
-        decayed: list[nn.Parameter] = []
+        routers: list[nn.Parameter] = []
         others: list[nn.Parameter] = []
         for parameter in model.parameters():
             role = role_of(parameter)
             if role in ("matrix", "expert"):
                 matrices.append(parameter)
             else:
-                (decayed if role in DECAYED else others).append(parameter)
+                (routers if role in DECAYED else others).append(parameter)
+        # Of a step with orthogonal rows, rms · √d_in reaches an output, not rms · d_in as of one of
+        # Adam's, whose rows point along the inputs: μP divides by √m instead of m.
         groups = [
-            {"params": matrices, "weight_decay": self.weight_decay, "muon": True},
-            {"params": decayed, "weight_decay": self.weight_decay, "muon": False},
-            {"params": others, "weight_decay": 0.0, "muon": False},
+            {**self.group(matrices, True, model.width_ratio**-0.5), "muon": True},
+            {**self.group(routers, True, 1 / model.width_ratio), "muon": False},
+            {**self.group(others, False), "muon": False},
         ]
         return MuonAdamW([group for group in groups if group["params"]], self)

@@ -4,10 +4,14 @@ import math
 from collections.abc import Callable
 from typing import Any, Literal
 
+import torch
+from torch import nn
+
 from llm.config.errors import Refused
 from llm.optimizer.schedule import warm
 
 #: Roles whose weights decay. Norms, biases and embeddings (the head among them) are left alone.
+#: The same take a learning rate by width in μP; of a head, the logits are divided instead.
 DECAYED = ("matrix", "expert", "router")
 
 
@@ -17,7 +21,9 @@ class Recipe:
     Args:
         lr: peak learning rate; `auto` takes 6e-4 · 768 / d_model, which is GPT-3's choice for its
             smallest model (Brown et al. 2020, table 2.1) carried over widths as μP has it for
-            hidden matrices (Yang et al. 2022): 3.6e-3 at a width of 128, 1.8e-3 at 256
+            hidden matrices (Yang et al. 2022): 3.6e-3 at a width of 128, 1.8e-3 at 256. With
+            `model.parametrization=mup` it is that of `base_d_model`, and `lr` of a width m times
+            as large counts for embeddings, head, gains and biases; hidden matrices get lr/m
         betas: decay of the running mean and of the running square
         eps: added to the root of the latter
         weight_decay: of linear maps, experts and routers; nothing else decays
@@ -44,7 +50,27 @@ class Recipe:
     def settle(self, model: Any) -> None:
         """Decide what depends on the model."""
         if math.isnan(self.lr):
-            self.lr = 6e-4 * 768 / model.d_model
+            self.lr = 6e-4 * 768 / (model.d_model / model.width_ratio)
+
+    def group(
+        self, parameters: list[nn.Parameter], decays: bool, lr_scale: float = 1.0
+    ) -> dict[str, Any]:
+        """A parameter group of an optimizer, whose learning rate is `lr_scale` · `lr`.
+
+        Decay a step is lr · weight_decay, whatever the width: it is divided by `lr_scale`.
+        """
+        decay = self.weight_decay / lr_scale if decays else 0.0
+        return {
+            "params": parameters,
+            "lr": lr_scale * self.lr,
+            "lr_scale": lr_scale,
+            "weight_decay": decay,
+        }
+
+    def set_lr(self, optimizer: torch.optim.Optimizer, lr: float) -> None:
+        """Set the learning rate of all groups, each at its own scale."""
+        for group in optimizer.param_groups:
+            group["lr"] = lr * group.get("lr_scale", 1.0)  # older checkpoints bring none
 
     def lr_at(self, step: int, progress: float) -> float:
         """Learning rate of the step that follows `step` done ones, `progress` of the budget."""

@@ -78,7 +78,8 @@ def plan(jobs: Jobs, calibrate: bool) -> list[Planned]:
     if calibrate:
         from llm.plan.calibrate import calibrate as measure
 
-        unknown = [p for p in planned if p.to_do and p.seconds.basis in ("unknown", "scaled")]
+        unknown = [p for p in planned if p.to_do and p.counted]
+        unknown = [p for p in unknown if p.seconds.basis in ("unknown", "scaled")]
         if measure(jobs, unknown, outputs):
             planned = _planned(jobs, outputs, answers, made)
     return planned
@@ -112,13 +113,13 @@ def _row(p: Planned) -> list[str]:
         return [*first, f"refused: {p.problem}"[:60], *[""] * 7]
     if p.state == "duplicate":
         return [*first, f"the run of job {p.same_as}", *[""] * 7]
-    about = "" if p.vocab_known else "~"
+    about = "" if p.vocab_known or not p.counted else "~"
     return [
         *first,
         p.state,
-        about + brief(p.params_total),
-        about + brief(p.params_active),
-        about + brief(p.flops_per_token),
+        about + _number(p.params_total),
+        about + _number(p.params_active),
+        about + _number(p.flops_per_token),
         _number(p.tokens),
         _number(p.flops),
         _memory(p),
@@ -131,6 +132,8 @@ def _number(value: float) -> str:
 
 
 def _memory(p: Planned) -> str:
+    if not math.isfinite(p.memory.value):
+        return "?"
     mark = "" if p.memory.basis == "measured" else "~"
     return f"{mark}{p.memory.value / 1e9:.2f} GB"
 
@@ -151,17 +154,25 @@ def summary(planned: list[Planned]) -> list[str]:
     line = f"\n{len(planned)} jobs, {len(runs)} different runs, {done} finished already"
     line += f", {refused} refused" if refused else ""
     lines = [line]
+    counted = [p for p in open_ones if p.counted]
     if open_ones:
-        flops = sum(p.flops for p in open_ones)
-        seconds = sum(p.seconds.value for p in open_ones)
-        lines.append(f"to do: {len(open_ones)} runs, {_number(flops)} FLOPs")
+        lines.append(f"to do: {len(open_ones)} runs")
+    if counted:
+        flops = sum(p.flops for p in counted)
+        seconds = sum(p.seconds.value for p in counted)
+        lines[-1] += f", {_number(flops)} FLOPs"
         if math.isfinite(seconds):
-            slots = min(cpu_slots(), len(open_ones))
-            whole = max(seconds / slots, *(p.seconds.value for p in open_ones), 0.0)
+            slots = min(cpu_slots(), len(counted))
+            whole = max(seconds / slots, *(p.seconds.value for p in counted), 0.0)
             lines[-1] += f", {clock(seconds)} in all, {clock(whole)} with {slots} at a time"
             lines[-1] += " (timed alone; jobs beside each other are slower)" if slots > 1 else ""
         else:
             lines[-1] += "; nothing like it has run here: --calibrate measures"
+    if len(counted) < len(open_ones):
+        lines.append(
+            f"? for a figure: {len(open_ones) - len(counted)} of them tell only when they run "
+            "(from what weights they start, or a part that needs PyTorch to be built)"
+        )
     if any(not p.vocab_known for p in runs):
         lines.append("~ before a figure: estimated, as data is not prepared yet or model is new")
     elif any("scaled" in (p.seconds.basis, p.memory.basis) for p in runs):

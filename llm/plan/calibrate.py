@@ -16,7 +16,7 @@ _STEPS = 12
 
 def calibrate(jobs: Jobs, planned: list[Planned], outputs: Path) -> int:
     """Train one job of each size for a few steps; returns how many kinds were measured."""
-    kinds: dict[tuple[int, int, str], Planned] = {}
+    kinds: dict[tuple[float, float, str], Planned] = {}
     for p in planned:
         kinds.setdefault((p.params_total, p.flops_per_token, _batch(p)), p)
     folder = outputs / "calibration"

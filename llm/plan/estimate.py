@@ -32,12 +32,13 @@ class Planned:
     label: str
     overrides: list[str] = field(default_factory=list)
     run: str | None = None
-    state: str = "new"  # new, finished, failed, interrupted, running, refused, or duplicate
+    #: new, finished, failed, interrupted, running, refused, duplicate, or unknown
+    state: str = "new"
     problem: str = ""
     same_as: int | None = None  # number of the job that is the same run
-    params_total: int = 0
-    params_active: int = 0
-    flops_per_token: int = 0
+    params_total: float = math.nan
+    params_active: float = math.nan
+    flops_per_token: float = math.nan
     vocab_known: bool = True
     tokens: float = math.nan
     memory: Estimate = _UNKNOWN
@@ -47,6 +48,11 @@ class Planned:
     @property
     def flops(self) -> float:
         return self.tokens * self.flops_per_token
+
+    @property
+    def counted(self) -> bool:
+        """Whether parameters and operations are known."""
+        return math.isfinite(self.params_total)
 
     @property
     def to_do(self) -> bool:
@@ -79,9 +85,6 @@ class Planner:
         manifest = self.answers.prepared(validated)
         vocab, planned.vocab_known = self.costs.vocabulary(config, manifest)
         account = self.costs.account(config, vocab)
-        planned.params_total = account.params_total
-        planned.params_active = account.params_active
-        planned.flops_per_token = account.flops_per_token
         planned.run = self.answers.run_id(validated)
         # Where only the job can find out its id, equal configs are still the same run.
         identity = planned.run or json.dumps(validated.identity, sort_keys=True)
@@ -91,9 +94,16 @@ class Planner:
         elif planned.run is not None:
             facts = run_facts(Path(config["outputs"]) / "runs" / planned.run)
             planned.state = facts.get("state", "new")
+        elif config["model"].get("init_from") is not None:
+            planned.state = "unknown"
         here = self.machine_facts(config["hardware"])
         if here is None:
             raise Refused("that device is not here; take hardware=cpu", "hardware")
+        if account is None:
+            return
+        planned.params_total = account.params_total
+        planned.params_active = account.params_active
+        planned.flops_per_token = account.flops_per_token
         minutes, planned.tokens = _extent(config, account.flops_per_token, manifest)
         mark, machine = signature(config, vocab), machine_name(here)
         formula = peak_memory(
@@ -130,7 +140,7 @@ def _extent(
     if budget.unit == "epoch":
         if not manifest:
             return None, math.nan
-        return None, budget.amount * manifest["splits"]["train"]["tokens"]
+        return None, budget.amount * manifest["train"]
     tokens = {
         "tok": budget.amount,
         "step": budget.amount * a_step,
@@ -145,7 +155,7 @@ def _seconds(
     """Start, training steps, and evaluations on the validation tokens."""
     train = config["train"]
     a_step = train["batch_size"] * train["grad_accum_steps"] * config["model"]["max_seq_len"]
-    available = manifest["splits"]["val"]["tokens"] if manifest else math.inf
+    available = manifest["val"] if manifest else math.inf
     examined = min(train["eval_tokens"] or math.inf, available)
     examined = examined if math.isfinite(examined) else 0.0
     evaluations = tokens / a_step / train["eval_every"] + 1

@@ -109,6 +109,8 @@ def _affine(points: list[tuple[float, float]], x: float) -> float:
 def _read(file: Path) -> Past | None:
     try:
         facts = json.loads(file.read_bytes())
+        if facts.get("processes", 1) != 1:
+            return None
         config = yaml.load((file.parent / "config.yaml").read_text(), _LOADER)
         lines = (file.parent / "perf.jsonl").read_text().splitlines()[_WARM_UP:]
         rates = [json.loads(line)["perf/tokens_per_second"] for line in lines]

@@ -22,8 +22,9 @@ def peak_memory(config: dict[str, Any], params_total: int, vocab_size: int, devi
     top_k = moe.get("top_k", 1)
     gated = model.get("activation") in ("swiglu", "geglu")
     d_model, d_ff = model["d_model"], model["d_ff"]
-    hidden = d_ff * (4 if gated else 2) * top_k
-    routed = 3 * d_model * top_k if "n_experts" in moe else 0
+    finer = moe.get("granularity", 1)
+    hidden = d_ff * (4 if gated else 2) * (top_k + moe.get("n_shared", 0) / finer)
+    routed = 3 * d_model * top_k * finer if "n_experts" in moe else 0
     per_token = (2 if half else 4) * (12 * d_model + hidden + routed)
     activations = micro * (model["n_layers"] * per_token + 16 * d_model)
     rows = min(micro, 8192, max(32, _CHUNK // vocab_size))

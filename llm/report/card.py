@@ -6,16 +6,18 @@ from typing import Any
 import torch
 
 from llm.data.batches import mix
+from llm.data.mixture import PreparedMixture
 from llm.data.prepare import Prepared
 from llm.generate import TEMPERATURE, TOP_K
 from llm.generate.sampling import sample_rows
 from llm.model.transformer import Transformer
+from llm.report.observatory import expert_lines
 
 _BAR = 28
 
 
 def sample_texts(
-    model: Transformer, prepared: Prepared, seed: int, step: int, count: int = 3
+    model: Transformer, prepared: Prepared | PreparedMixture, seed: int, step: int, count: int = 3
 ) -> list[str]:
     """Documents that the model writes, at chat's defaults; a function of seed and step."""
     generator = torch.Generator(model.embedding.device).manual_seed(mix(seed, step, 3) >> 1)
@@ -38,6 +40,7 @@ def card(folder: Path, facts: dict[str, Any], rows: list[dict[str, Any]], texts:
     )
     if facts.get("excess") is not None:
         lines += _against_the_floor(facts, rows)
+    lines += expert_lines(folder)
     minutes, rest = divmod(round(facts["seconds"]), 60)
     lines += [
         f"trained on       {facts['tokens']:,} tokens in {minutes} min {rest} s "

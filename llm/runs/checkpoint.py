@@ -5,6 +5,11 @@ step-00000100/
   optimizer.safetensors  its tensors, named INDEX/NAME
   state.json             format, step, and the numbers that a resume needs
   checksums.json         sha256 of the others, written last
+
+Tensors are whole whatever the number of processes that trained: rank 0 gathers them one by one and
+writes, and each process takes its share of what it reads. So a checkpoint of two processes opens
+in one or in four. Beyond the model itself, rank 0 needs memory for one copy on the CPU; readers
+map the files.
 """
 
 import hashlib
@@ -16,13 +21,47 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load, save
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from llm.config.errors import Failed, Refused
 from llm.runs.files import sync_folder, write_atomically
 
 FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a checkpoint is made of, copied to the CPU: training may go on while it is written."""
+
+    model: dict[str, Tensor]
+    optimizer: dict[str, Tensor] | None
+
+
+def snapshot(
+    model: nn.Module, optimizer: torch.optim.Optimizer | None, keep: bool = True
+) -> Snapshot:
+    """Copy weights and optimizer; where they are shared out, all processes must call it.
+
+    Args:
+        keep: False answers with an empty one, in the processes that do not write
+    """
+    slots = optimizer.state_dict()["state"] if optimizer is not None else {}
+    named = {f"{i}/{name}": t for i, state in slots.items() for name, t in state.items()}
+    return Snapshot(
+        gathered(model.state_dict(), keep), None if optimizer is None else gathered(named, keep)
+    )
+
+
+def gathered(tensors: dict[str, Tensor], keep: bool) -> dict[str, Tensor]:
+    """Copies of `tensors` on the CPU, each made whole in its turn; none where not `keep`."""
+    copies: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        whole: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+        if keep:
+            copies[name] = whole.detach().to("cpu", copy=True).contiguous()
+    return copies
 
 
 @dataclass(frozen=True)
@@ -35,54 +74,110 @@ class Checkpoint:
     optimizer: dict[str, Tensor] | None
     state: dict[str, Any]
 
+    def restore_model(self, model: nn.Module) -> None:
+        """Fill in the weights, of which a sharded model takes its share."""
+        now = model.state_dict()
+        model.load_state_dict({n: _share(t, now.get(n)) for n, t in self.model.items()})
+
     def restore_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
         """Fill in the tensors; hyper-parameters stay those of the config."""
         if self.optimizer is None:
             raise Failed(f"{self.folder} holds weights only")
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
         slots: dict[int, dict[str, Tensor]] = {}
         for name, tensor in self.optimizer.items():
             index, _, slot = name.partition("/")
+            like = parameters[int(index)]
+            tensor = _share(tensor, like) if tensor.shape == like.shape else tensor
             slots.setdefault(int(index), {})[slot] = tensor
         optimizer.load_state_dict(
             {"state": slots, "param_groups": optimizer.state_dict()["param_groups"]}
         )
 
 
-def write(
-    parent: Path,
-    step: int,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer | None,
-    state: dict[str, Any],
-    keep: int,
-) -> Path:
-    """Write `parent/step-N` and delete all but the newest `keep`.
+def _share(whole: Tensor, like: Any) -> Tensor:
+    """`whole`, or this process's share of it where `like` is shared out; nothing is sent."""
+    if not hasattr(like, "full_tensor"):
+        return whole.clone()  # of the file's mapping
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(
+        whole.to(like.device), like.device_mesh, like.placements, src_data_rank=None
+    )
+
+
+def write(parent: Path, step: int, content: Snapshot, state: dict[str, Any]) -> Path:
+    """Write `parent/step-N`.
 
     Raises OSError where the disk refuses; then nothing that was there before is lost.
     """
     folder = parent / f"step-{step:08d}"
     working = parent / f".{folder.name}.tmp"
     shutil.rmtree(working, ignore_errors=True)
-    files = {"model.safetensors": save(_on_cpu(model.state_dict()))}
-    if optimizer is not None:
-        files["optimizer.safetensors"] = save(_optimizer_tensors(optimizer))
-    files["state.json"] = json.dumps({"format": FORMAT, "step": step, **state}).encode()
-    sums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    files["checksums.json"] = json.dumps(sums, indent=1).encode()
     try:
         working.mkdir(parents=True)
-        for name, content in files.items():
-            write_atomically(working / name, content)
+        save_file(content.model, working / "model.safetensors")
+        if content.optimizer is not None:
+            save_file(content.optimizer, working / "optimizer.safetensors")
+        (working / "state.json").write_text(json.dumps({"format": FORMAT, "step": step, **state}))
+        sums = {file.name: _checksum(file, sync=True) for file in sorted(working.iterdir())}
+        write_atomically(working / "checksums.json", json.dumps(sums, indent=1).encode())
         if folder.exists():  # the same step again, after a resume
             shutil.rmtree(folder)
         os.replace(working, folder)
-    except OSError:
+    except (OSError, SafetensorError) as error:
         shutil.rmtree(working, ignore_errors=True)
-        raise
+        raise error if isinstance(error, OSError) else OSError(_told(error)) from error
     sync_folder(parent)
-    for old in list_steps(parent)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
     return folder
+
+
+def _told(error: SafetensorError) -> str:
+    """The system's message within that of safetensors: "No space left on device (os error 28)"."""
+    return str(error).rpartition("I/O error: ")[2]
+
+
+def _checksum(file: Path, sync: bool = False) -> str:
+    stream: Any
+    with file.open("rb+" if sync else "rb") as stream:
+        if sync:
+            os.fsync(stream.fileno())
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def prune(parent: Path, newest: int, regular: int = 1, every: int | None = None) -> None:
+    """Delete old checkpoints.
+
+    Args:
+        newest: so many are kept, and as many of those whose step is a multiple of `regular`, to
+            which a run goes back when it must: which they are does not depend on the clock
+        every: those whose step is a multiple of it are kept for ever
+    """
+    folders = list_steps(parent)
+    kept = set(folders[-newest:])
+    kept |= set([f for f in folders if step_of(f) % regular == 0][-newest:])
+    for folder in folders:
+        if folder not in kept and not (every and step_of(folder) % every == 0):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def regular_before(parent: Path, regular: int, visited: list[int]) -> str | None:
+    """The newest good checkpoint of a multiple of `regular` steps, before all the `visited`.
+
+    Good is one that was not made while steps were left out. Going back to the same place twice
+    would end the same way.
+    """
+    limit = min(visited, default=None)
+    for folder in reversed(list_steps(parent)):
+        if step_of(folder) % regular == 0 and (limit is None or step_of(folder) < limit):
+            state = json.loads((folder / "state.json").read_bytes())
+            if not state.get("guard", {}).get("in_a_row"):
+                return folder.name
+    return None
+
+
+def step_of(folder: Path) -> int:
+    return int(folder.name.removeprefix("step-"))
 
 
 def list_steps(parent: Path) -> list[Path]:
@@ -93,7 +188,7 @@ def list_steps(parent: Path) -> list[Path]:
 def drop_after(parent: Path, step: int) -> None:
     """Delete checkpoints of steps that a resume from `step` will take again."""
     for folder in list_steps(parent):
-        if int(folder.name.removeprefix("step-")) > step:
+        if step_of(folder) > step:
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -106,22 +201,21 @@ def read(folder: Path, device: torch.device | str = "cpu") -> Checkpoint:
     """
     try:
         sums = json.loads((folder / "checksums.json").read_bytes())
-        content = {name: (folder / name).read_bytes() for name in sums}
+        for name in sums:
+            if _checksum(folder / name) != sums[name]:
+                raise Failed(f"checkpoint {folder} is damaged: {name} does not match its checksum")
+        state = json.loads((folder / "state.json").read_bytes())
     except (OSError, ValueError) as error:
         raise Failed(f"checkpoint {folder} is damaged: {error}") from None
-    for name, data in content.items():
-        if hashlib.sha256(data).hexdigest() != sums[name]:
-            raise Failed(f"checkpoint {folder} is damaged: {name} does not match its checksum")
-    state = json.loads(content["state.json"])
     if state["format"] != FORMAT:
         raise Refused(
             f"{folder} has checkpoint format {state['format']}, and this version reads {FORMAT}; "
             "open it with the version that wrote it (see its run.json)"
         )
-    tensors = {n: load(content[n]) for n in content if n.endswith(".safetensors")}
-    moved = {n: {k: t.to(device) for k, t in part.items()} for n, part in tensors.items()}
-    optimizer = moved.get("optimizer.safetensors")
-    return Checkpoint(folder, state["step"], moved["model.safetensors"], optimizer, state)
+    weights = load_file(folder / "model.safetensors", device=str(device))
+    optimizer = folder / "optimizer.safetensors"
+    tensors = load_file(optimizer, device=str(device)) if optimizer.name in sums else None
+    return Checkpoint(folder, state["step"], weights, tensors, state)
 
 
 def newest(parent: Path) -> tuple[Checkpoint | None, list[str]]:
@@ -133,12 +227,3 @@ def newest(parent: Path) -> tuple[Checkpoint | None, list[str]]:
         except Failed as failure:
             damaged.append(str(failure))
     return None, damaged
-
-
-def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-
-
-def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    slots = optimizer.state_dict()["state"]
-    return _on_cpu({f"{i}/{name}": t for i, state in slots.items() for name, t in state.items()})

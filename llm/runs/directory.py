@@ -25,9 +25,12 @@ State = Literal["running", "finished", "failed", "interrupted"]
 
 
 class Run:
-    """One run of one identity; this process alone writes it while it holds the claim."""
+    """One run of one identity; this process alone writes it while it holds the claim.
 
-    def __init__(self, folder: Path, facts: dict[str, Any], lock: FileLock):
+    Without a lock another process of the job holds the claim, and writes.
+    """
+
+    def __init__(self, folder: Path, facts: dict[str, Any], lock: FileLock | None):
         self.folder, self.facts, self._lock = folder, facts, lock
 
     @property
@@ -49,10 +52,12 @@ class Run:
     def update(self, **facts: Any) -> None:
         """Write `facts` into run.json, atomically, beside those that are there."""
         self.facts.update(facts)
-        write_json(self.folder / "run.json", self.facts)
+        if self._lock is not None:
+            write_json(self.folder / "run.json", self.facts)
 
     def release(self) -> None:
-        self._lock.release()
+        if self._lock is not None:
+            self._lock.release()
 
 
 def claim(
@@ -126,6 +131,20 @@ def read_facts(folder: Path) -> dict[str, Any] | None:
         return json.loads(file.read_text())
     except ValueError:
         raise Failed(f"{file} is damaged; move {folder} away to begin anew") from None
+
+
+def find_run(typed: str, outputs: Path) -> tuple[Path, Literal["best", "last"]]:
+    """What somebody names at a command line, and which weights of it.
+
+    A run's directory or its id in `outputs/runs` (the best weights), the `best` or `checkpoints`
+    folder inside one, or a single checkpoint. It need not exist.
+    """
+    path = Path(os.path.abspath(Path(typed).expanduser()))
+    if not path.exists() and (outputs / "runs" / typed / "run.json").exists():
+        path = Path(os.path.abspath(outputs / "runs" / typed))
+    if path.name in ("best", "checkpoints") and (path.parent / "run.json").exists():
+        return path.parent, "best" if path.name == "best" else "last"
+    return path, "best"
 
 
 def is_alive(folder: Path) -> bool:

@@ -27,6 +27,7 @@ def identify(
     identity: dict[str, Any],
     machine_facts: dict[str, Any],
     data_fingerprint: str,
+    start: tuple[str, str] | None = None,
 ) -> tuple[str, dict[str, Any]]:
     """A run's id and its whole identity: the one place that training and planning ask.
 
@@ -34,9 +35,13 @@ def identify(
         chosen: group to option
         identity: of the validated config
         machine_facts: what `auto` became on this machine
+        start: name and fingerprint of the weights that `model.init_from` brings
     """
     whole = {**identity, "hardware": machine_facts}
-    stem = [chosen["model"], chosen["moe"], chosen["data"]]
+    stem = [chosen["model"], chosen["moe"]] if start is None else [start[0]]
+    if start is not None:
+        whole["init_from"] = start[1]
+    stem.append(chosen["data"])
     return run_id(stem, whole, data_fingerprint), whole
 
 

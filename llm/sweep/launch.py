@@ -80,7 +80,7 @@ def _tasks(jobs: Jobs, job_overrides: list[list[str]], first: int) -> list[Task]
             if isinstance(job, Outcome):
                 label = frozen.label(job.overrides)
                 empty = SweepJob(
-                    number, job.overrides, label, {}, {}, {}, [], jobs.sweep, jobs.folder
+                    number, job.overrides, label, {}, {}, {}, [], [], jobs.sweep, jobs.folder
                 )
                 tasks.append(Task(empty, outcome=job))
                 continue
@@ -96,14 +96,13 @@ def _tasks(jobs: Jobs, job_overrides: list[list[str]], first: int) -> list[Task]
             task.device = (resolved_here(config["hardware"]) or {}).get("device", "cpu")
             vocab, _ = costs.vocabulary(config, answers.prepared(validated))
             try:
-                params = costs.account(config, vocab).params_total
-                task.memory = peak_memory(config, params, vocab, task.device)
+                account = costs.account(config, vocab)
             except Refused as refusal:
                 problem = str(as_problem(refusal, job.words))
                 task.outcome = Outcome(number, job.overrides, 2, problem, again=False)
                 continue
-            except RuntimeError:
-                pass  # too large for a tensor: the job itself will say it
+            if account is not None:
+                task.memory = peak_memory(config, account.params_total, vocab, task.device)
             if task.run is None:
                 continue
             task.shares = firsts.setdefault(task.run, task)

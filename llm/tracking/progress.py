@@ -68,12 +68,15 @@ class Progress:
         tokens_per_second: float | None = None,
         imbalance: float | None = None,
         epoch: float | None = None,
+        tokens: int | None = None,
+        documents: int | None = None,
     ) -> None:
         """`done` units of the budget are spent, those before `start` included.
 
         Losses in nats per token; `val_loss` only just after an evaluation (it stays on show);
-        `imbalance` is the largest load of an expert over the mean one. Cheap enough for every
-        step: a terminal is drawn ten times a second at most.
+        `imbalance` is the largest load of an expert over the mean one; `epoch`, `tokens` and
+        `documents` are what was read so far. Cheap enough for every step: a terminal is drawn ten
+        times a second at most.
         """
         self.done = done
         if val_loss is not None:
@@ -90,7 +93,9 @@ class Progress:
             f"{brief(tokens_per_second)} tok/s" if tokens_per_second is not None else "",
             self._amount(),
             f"imbalance {imbalance:.2f}" if imbalance is not None else "",
-            f"epoch {epoch:.2f}" if epoch is not None else "",
+            f"epoch {epoch:.3g}" if epoch is not None else "",
+            f"{brief(tokens)} tokens" if tokens is not None else "",
+            f"{brief(documents)} documents" if documents is not None else "",
             f"step {step:,}" if step is not None else "",
         ]
         text = ", ".join(part for part in parts if part)

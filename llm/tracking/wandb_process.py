@@ -28,6 +28,8 @@ MAX_NAMES = 1000
 MAX_SAMPLES = 100
 #: wandb refuses a histogram of more bins.
 MAX_BINS = 512
+#: wandb refuses a table of more rows than 200,000, and draws far fewer.
+MAX_CELLS = 10_000
 
 
 class Ending:
@@ -104,7 +106,7 @@ class Mirror:
     """One wandb run, and what of our rows it can show."""
 
     def __init__(self, run: Path, job: dict[str, Any]):
-        self.folder = run / "wandb"
+        self.run_folder, self.folder = run, run / "wandb"
         self.names: set[str] = set()
         self.full = False  # no room for more names, as was said
         self.samples: list[tuple[Any, ...]] = []
@@ -174,10 +176,11 @@ class Mirror:
             if name == "samples":
                 shown[name] = self._table(step, value)
             elif isinstance(value, list) and value and isinstance(value[0], list):
-                for layer, loads in enumerate(value):
-                    shown[f"{name}/layer{layer}"] = self._bars(loads)
+                shown[name] = self._grid(value)
             elif isinstance(value, list):
                 shown[name] = self._bars(value)
+            elif isinstance(value, str) and value.endswith(".png"):
+                shown[name] = self._picture(value)
             else:
                 shown[name] = value
         new = [name for name in shown if shown[name] is not None and name not in self.names]
@@ -194,6 +197,20 @@ class Mirror:
         if not heights:
             return None
         return self.wandb.Histogram(np_histogram=(heights, list(range(len(heights) + 1))))
+
+    def _grid(self, rows: list[list[Any]]) -> Any:
+        """Layers × experts as one table, so that the number of names does not grow with either."""
+        cells = [
+            (layer, expert, value)
+            for layer, values in enumerate(rows)
+            for expert, value in enumerate(values)
+        ]
+        return self.wandb.Table(columns=["layer", "expert", "value"], data=cells[:MAX_CELLS])
+
+    def _picture(self, path: str) -> Any:
+        """A picture in the run directory, which the log names; it may be gone by now."""
+        file = self.run_folder / path
+        return self.wandb.Image(str(file)) if file.is_file() else None
 
     def _table(self, step: int, samples: list[dict[str, Any]]) -> Any:
         columns = ["step", *samples[0]]

@@ -6,7 +6,7 @@ import pytest
 
 from llm.config.choices import Choices, conf_folder
 from llm.config.root import Experiment
-from llm.config.schema import dataclass_of, locate, schema_of
+from llm.config.schema import common_keys, dataclass_of, entry_of, locate, schema_of
 
 CHOICES = Choices()
 FILES = sorted(CHOICES.files.values())
@@ -44,9 +44,14 @@ def check_node(node: dict, place: str) -> None:
     schema = schema_of(target)
     missing = set(schema.keys) - set(node) - listed_elsewhere(place)
     assert not missing, f"{place} lacks keys of {node['_target_']}"
-    for key in schema.keys:
-        if isinstance(node.get(key), dict):
-            check_node(node[key], f"{place}.{key}")
+    for key, parameter in schema.keys.items():
+        inner = node.get(key)
+        if (
+            isinstance(inner, dict)
+            and entry_of(parameter.annotation) is None
+            and "_target_" in inner
+        ):
+            check_node(inner, f"{place}.{key}")
 
 
 @pytest.mark.parametrize("option", OPTIONS, ids=lambda option: relative(option.file))
@@ -62,6 +67,8 @@ def test_the_top_file_lists_every_section_and_key():
     top = CHOICES.top_node
     for key, parameter in schema_of(Experiment).keys.items():
         section = dataclass_of(parameter.annotation)
+        common = set(common_keys(parameter.annotation))
+        assert not common or common == set(top[key])
         if section is not None:
             assert is_dataclass(section)
             assert set(top[key]) == set(schema_of(section).keys)

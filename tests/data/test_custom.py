@@ -7,12 +7,19 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from llm.config.errors import Refused
-from llm.data.custom import Custom, split_documents
+from llm.data.corpus import Document
+from llm.data.custom import Custom
 from llm.data.pydoc import Pydoc
+from llm.data.splits import split_documents
+from llm.data.texts import Stretch
 
 
 def custom(path, text_column="text", val_fraction=0.25) -> Custom:
     return Custom(path=str(path), text_column=text_column, val_fraction=val_fraction)
+
+
+def split(texts: list[str], fraction: float) -> list[Document]:
+    return list(split_documents(lambda: map(Stretch, texts), fraction))
 
 
 def texts(corpus) -> list[str]:
@@ -108,7 +115,7 @@ def test_paths_that_hold_nothing(tmp_path):
     with pytest.raises(Refused, match="no text found"):
         custom(tmp_path).files()
     write(tmp_path, a_pdf="x")
-    with pytest.raises(Refused, match=r"a\.pdf; it reads \.txt, \.md, \.jsonl"):
+    with pytest.raises(Refused, match=r"a\.pdf; it reads \.txt, \.md, \.jsonl, \.csv"):
         custom(tmp_path / "a.pdf").files()
 
 
@@ -133,10 +140,10 @@ SOME = st.lists(st.text("abc", min_size=1, max_size=6), min_size=2, max_size=40,
 
 @given(SOME, st.lists(st.text("def", min_size=1), unique=True), st.floats(0.05, 0.6))
 def test_adding_documents_moves_none_from_side_to_side(some, more, fraction):
-    before = {d.text: d.split for d in split_documents(iter(some), fraction)}
-    after = {d.text: d.split for d in split_documents(iter([*more, *some]), fraction)}
+    before = {d.text: d.split for d in split(some, fraction)}
+    after = {d.text: d.split for d in split([*more, *some], fraction)}
     assert set(before.values()) == {"train", "val"}
-    assert [d.text for d in split_documents(iter(some), fraction)] == some
+    assert [d.text for d in split(some, fraction)] == some
     moved = [text for text in some if before[text] != after[text]]
     # With few documents the split is forced to have two sides: that one may move, once.
     assert len(moved) <= 1
@@ -144,21 +151,21 @@ def test_adding_documents_moves_none_from_side_to_side(some, more, fraction):
 
 def test_many_documents_move_never_and_the_share_is_right():
     many = [f"document {i}" for i in range(4000)]
-    sides = {d.text: d.split for d in split_documents(iter(many), 0.1)}
+    sides = {d.text: d.split for d in split(many, 0.1)}
     assert 0.08 < list(sides.values()).count("val") / 4000 < 0.12
-    fewer = {d.text: d.split for d in split_documents(iter(many[::7]), 0.1)}
+    fewer = {d.text: d.split for d in split(many[::7], 0.1)}
     assert all(sides[text] == split for text, split in fewer.items())
-    wider = {d.text: d.split for d in split_documents(iter(many), 0.2)}
+    wider = {d.text: d.split for d in split(many, 0.2)}
     assert all(wider[text] == "val" for text, split in sides.items() if split == "val")
 
 
 def test_one_document_holds_out_its_end():
     text = "".join(map(str, range(200)))
-    train, val = split_documents(iter([text]), 0.1)
+    train, val = split([text], 0.1)
     assert (train.split, val.split) == ("train", "val")
     assert train.text + val.text == text
     assert len(val.text) == pytest.approx(0.1 * len(text), abs=1)
-    assert list(split_documents(iter([]), 0.1)) == []
+    assert split([], 0.1) == []
 
 
 def test_pydoc_is_english_in_two_splits():

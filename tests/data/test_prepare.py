@@ -125,7 +125,7 @@ def test_another_format_is_refused_by_name(tmp_path):
     folder = prepare(Listed(), Bytes(), BYTES, "listed", tmp_path).folder
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps({**manifest, "format": 0}))
-    with pytest.raises(Refused, match="has format 0, not 1; delete it"):
+    with pytest.raises(Refused, match="has format 0, not 2; delete it"):
         open_prepared(folder)
 
 

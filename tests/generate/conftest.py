@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from llm.model.cache import KVCache
+from llm.model.cache import CacheShape, KVCache
 from llm.model.transformer import Output
 from llm.tokenizer.base import Tokenizer
 
@@ -22,9 +22,9 @@ class Parrot:
         self.read = 0
 
     def cache(self, batch_size: int, max_len: int) -> KVCache:
-        return KVCache(1, batch_size, 1, max_len, 1)
+        return KVCache(CacheShape(batch_size, 1, 1), [(None, 0)], max_len)
 
-    def __call__(self, tokens_BT: torch.Tensor, cache: KVCache) -> Output:
+    def __call__(self, tokens_BT: torch.Tensor, cache: KVCache, last_only: bool) -> Output:
         ids = tokens_BT[0].tolist()
         self.read += len(ids)
         self.seen = [*self.seen[: cache.length], *ids]

@@ -50,8 +50,8 @@ def test_an_unfinished_character_is_replaced_at_the_end(parrot):
 
 def test_the_probability_of_a_piece_is_that_of_its_least_likely_token(parrot):
     class Hesitant(parrot):
-        def __call__(self, tokens_BT, cache):
-            output = super().__call__(tokens_BT, cache)
+        def __call__(self, tokens_BT, cache, last_only):
+            output = super().__call__(tokens_BT, cache, last_only)
             if self.context.endswith("A:"):
                 return output
             output.logits_BTV = output.logits_BTV / 4

@@ -13,14 +13,25 @@ from llm.generate.sampling import newer_half, pick, stream
 from llm.model.transformer import Transformer
 
 
-@pytest.fixture(scope="module")
-def model():
+def build(*more: str):
     sizes = {"d_model": 16, "n_layers": 2, "n_heads": 2, "d_ff": 32, "max_seq_len": 12}
     sizes["init_std"] = 0.5  # far from uniform, so that a wrong key or value shows
     typed = ["model=tiny", "moe=switch", *(f"model.{key}={value}" for key, value in sizes.items())]
+    typed += more
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
         config = OmegaConf.to_container(compose("train", typed), resolve=True)
     return build_model(config, vocab_size=20).eval()
+
+
+@pytest.fixture(scope="module")
+def model():
+    return build()
+
+
+@pytest.fixture(scope="module", params=[[], ["model.window=[3,null]", "model.n_sinks=1"]])
+def any_model(request):
+    """With windows, too, whose cache forgets what has rolled away."""
+    return build(*request.param)
 
 
 def uncached(model, ids):
@@ -28,8 +39,8 @@ def uncached(model, ids):
         return model(torch.tensor([ids])).logits_BTV[:, -1]
 
 
-def test_a_reader_agrees_with_reading_everything_again(model):
-    reader = Reader(model)
+def test_a_reader_agrees_with_reading_everything_again(any_model):
+    reader = Reader(any_model)
     for ids in (
         [1, 2, 3],
         [1, 2, 3, 4],  # one more
@@ -40,7 +51,7 @@ def test_a_reader_agrees_with_reading_everything_again(model):
         [7],  # something else
         list(range(12)),  # a full context
     ):
-        torch.testing.assert_close(reader.read(ids), uncached(model, ids), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(reader.read(ids), uncached(any_model, ids), rtol=1e-5, atol=1e-5)
 
 
 def test_a_reader_computes_only_what_is_new(model, monkeypatch):
@@ -59,9 +70,11 @@ def test_a_reader_computes_only_what_is_new(model, monkeypatch):
     assert lengths == [3, 1, 2, 1, 1]
 
 
-def test_a_reader_survives_an_interruption(model, monkeypatch):
+@pytest.mark.parametrize("read", [[1, 2, 3], [1, 2, 3, 4, 7, 7, 7]])
+def test_a_reader_survives_an_interruption(any_model, monkeypatch, read):
+    model = any_model
     reader = Reader(model)
-    reader.read([1, 2, 3])
+    reader.read(read)
     block = model.blocks[1]
     with monkeypatch.context() as patch:
         patch.setattr(block, "forward", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))

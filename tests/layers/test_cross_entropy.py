@@ -21,14 +21,15 @@ def problem(n: int, dtype=torch.float32, ignored: float = 0.0, d: int = D, v: in
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("ignored", [0.0, 0.4])
+@pytest.mark.parametrize("softcap", [None, 0.8])
 @pytest.mark.parametrize("chunk_numbers", [1, 40 * V, 10**9])  # rows: 32, 40, all
 def test_values_and_gradients_are_those_of_the_plain_loss(
-    monkeypatch, dtype, ignored, chunk_numbers
+    monkeypatch, dtype, ignored, chunk_numbers, softcap
 ):
     monkeypatch.setattr(cross_entropy, "_CHUNK_NUMBERS", chunk_numbers)
     hidden, weight, targets = problem(101, dtype, ignored)
-    loss_sum, nats = linear_cross_entropy(hidden, weight, targets)
-    expected = plain_cross_entropy(hidden, weight, targets)
+    loss_sum, nats = linear_cross_entropy(hidden, weight, targets, softcap)
+    expected = plain_cross_entropy(hidden, weight, targets, softcap)
     torch.testing.assert_close(nats, expected)
     torch.testing.assert_close(loss_sum, expected.sum())
     got = torch.autograd.grad(0.37 * loss_sum, (hidden, weight))
@@ -40,9 +41,10 @@ def test_values_and_gradients_are_those_of_the_plain_loss(
 
 def test_gradcheck():
     hidden, weight, targets = problem(9, torch.float64, 0.3, d=4, v=7)
-    assert torch.autograd.gradcheck(
-        lambda h, w: linear_cross_entropy(h, w, targets)[0], (hidden, weight)
-    )
+    for softcap in (None, 1.3):
+        assert torch.autograd.gradcheck(
+            lambda h, w, c=softcap: linear_cross_entropy(h, w, targets, c)[0], (hidden, weight)
+        )
 
 
 def test_all_rows_ignored_costs_nothing_and_moves_nothing():
@@ -150,3 +152,18 @@ def test_the_scale_of_the_loss_is_exact_under_autocast():
     (part,) = torch.autograd.grad(loss_sum / 6, hidden)
     ratio = float((part * whole).sum() / whole.square().sum())
     assert ratio == pytest.approx(1 / 6, rel=3e-4)  # bfloat16(1/6) is off by 1.9e-3
+
+
+@pytest.mark.parametrize("softcap", [None, 2.0])
+def test_z_loss_adds_the_squared_normaliser_to_the_sum_and_not_to_the_nats(softcap):
+    hidden, weight, targets = problem(101, torch.float64, 0.3)
+    objective, nats = linear_cross_entropy(hidden, weight, targets, softcap, z_loss=0.1)
+    expected = plain_cross_entropy(hidden, weight, targets, softcap)
+    logits = cross_entropy.soft_capped(hidden @ weight.T, softcap)
+    log_z = logits.logsumexp(1)[targets != IGNORED]
+    torch.testing.assert_close(nats, expected)
+    judged = expected.sum() + 0.1 * log_z.square().sum()
+    torch.testing.assert_close(objective, judged)
+    got = torch.autograd.grad(objective, (hidden, weight))
+    for mine, theirs in zip(got, torch.autograd.grad(judged, (hidden, weight)), strict=True):
+        torch.testing.assert_close(mine, theirs)

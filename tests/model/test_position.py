@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from llm.config.errors import Refused
-from llm.model.position import Geometry, Learned, Position, Rope, Sinusoidal
+from llm.model.position import Alibi, Geometry, Learned, Position, Rope, Sinusoidal
 
 GEOMETRY = Geometry(d_model=12, n_heads=2, head_dim=6, max_seq_len=20, init_std=0.02)
 
@@ -69,6 +69,27 @@ def test_learned_adds_its_vector():
     assert learned.limit == 20
     y = learned.embed(torch.ones(2, 2, 12), torch.tensor([3, 7]))
     torch.testing.assert_close(y[1], 1 + learned.weight[[3, 7]])
+
+
+@pytest.mark.parametrize("n_heads", [1, 6, 8])
+def test_alibi_slopes(n_heads):
+    """2^{−8i/H}: for 8 heads 1/2, 1/4 … 1/256, as the paper has it."""
+    slopes = Alibi(Geometry(12, n_heads, 6, 20, 0.02)).slopes()
+    assert slopes.tolist() == pytest.approx([2 ** (-8 * (i + 1) / n_heads) for i in range(n_heads)])
+
+
+@pytest.mark.parametrize("kind", [Rope, Learned, Sinusoidal])
+def test_rows_may_stand_at_places_of_their_own(kind):
+    torch.manual_seed(0)
+    position, x, h = kind(GEOMETRY), torch.randn(2, 9, 12), heads()
+    places = torch.stack([torch.arange(9), torch.tensor([0, 1, 2, 0, 1, 0, 1, 2, 3])])
+    for row in range(2):
+        torch.testing.assert_close(
+            position.embed(x, places)[row], position.embed(x, places[row])[row]
+        )
+        torch.testing.assert_close(
+            position.rotate(h, places)[row], position.rotate(h, places[row])[row]
+        )
 
 
 def test_what_does_not_turn_leaves_queries_alone():

@@ -3,10 +3,12 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy import stats
 
 from llm.config.errors import Refused
+from llm.layers.noise import keyed
 from llm.moe.router import TopKRouter
-from tests.toy_models import experts, randomised, router, tokens, transformer
+from tests.toy_models import experts, randomised, router, shape, tokens, transformer
 
 
 def make(n_experts: int = 5, top_k: int = 2, **changes) -> TopKRouter:
@@ -64,6 +66,8 @@ def test_float32_under_autocast():
     with torch.autocast("cpu", torch.bfloat16):
         routing = layer(x)
     for mine, theirs in zip(routing, exact, strict=True):
+        if mine is None:
+            continue
         assert mine.dtype is theirs.dtype
         assert torch.equal(mine, theirs)
     assert routing.weights_NK.dtype is torch.float32
@@ -88,3 +92,66 @@ def test_the_gradient_is_that_of_the_softmax():
     weight = layer.weight_ED.detach().clone().requires_grad_()
     F.linear(x.detach(), weight).softmax(-1).amax(-1).sum().backward()
     torch.testing.assert_close(layer.weight_ED.grad, weight.grad)
+
+
+@pytest.mark.parametrize("scores", ["softmax", "softmax_after_topk", "sigmoid"])
+def test_a_bias_moves_the_choice_and_not_the_weights(scores):
+    layer, x = make(top_k=2, renormalize=False, scores=scores), inputs()
+    bias = torch.tensor([0.0, 0.0, 100.0, 0.0, 0.0])
+    routing = layer(x, bias)
+    assert (routing.experts_NK[:, 0] == 2).all()
+    gates = {"softmax": layer(x).probs_NE, "sigmoid": layer(x).logits_NE.sigmoid()}
+    if scores in gates:
+        expected = gates[scores].gather(1, routing.experts_NK)
+    else:
+        expected = layer(x).logits_NE.gather(1, routing.experts_NK).softmax(-1)
+    torch.testing.assert_close(routing.weights_NK, expected)
+    torch.testing.assert_close(routing.probs_NE.sum(-1), torch.ones(len(x)))
+
+
+def test_a_softmax_after_the_choice_is_one_before_it_that_is_renormalised():
+    after = make(top_k=3, renormalize=False, scores="softmax_after_topk")
+    before = make(top_k=3, renormalize=True)
+    for one, other in zip(after(inputs())[:2], before(inputs())[:2], strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_scale_multiplies_the_weights():
+    plain, scaled = make(), make(scale=2.5)
+    torch.testing.assert_close(2.5 * plain(inputs()).weights_NK, scaled(inputs()).weights_NK)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"renormalize": True, "scores": "sigmoid"}, {"scores": "softmax_after_topk"}]
+)
+def test_a_weight_that_is_always_1_is_refused(changes):
+    with pytest.raises(Refused, match="never learn"):
+        router(1, **changes)(8, 4, 1)
+
+
+def test_shazeers_noise_is_normal_with_the_learned_deviation_in_training_only():
+    """Equation 4, and zero weights at the start: H = ε · softplus(0)."""
+    layer = router(2, noise=True, init_scale=0.0, scores="softmax_after_topk", renormalize=False)
+    layer = layer(8, 5, 2)
+    assert not layer.weight_ED.any() and not layer.noise_weight_ED.any()
+    routing = layer(inputs(4000))
+    noise = (routing.noisy_NE / routing.noise_std_NE).detach().flatten().numpy()
+    assert stats.kstest(noise, "norm").pvalue > 1e-3
+    torch.testing.assert_close(routing.noise_std_NE, torch.full((4000, 5), 0.6931472))
+    assert not routing.logits_NE.any()
+    layer.eval()
+    assert layer(inputs()).noisy_NE is None
+
+
+def test_noise_belongs_to_its_row():
+    """Whatever the split of a batch over calls, a row draws the same (`llm.layers.noise`)."""
+    layer = randomised(experts(4, 2, jitter=0.2, noise=True)(shape()))
+    x = torch.randn(4, 6, 16, generator=torch.Generator().manual_seed(0))
+    keys = torch.arange(8, dtype=torch.int32).view(4, 2) * 7919
+    with keyed(keys):
+        whole = layer(x).y_BTD
+    parts = []
+    for i in range(4):
+        with keyed(keys[i : i + 1]):
+            parts.append(layer(x[i : i + 1]).y_BTD)
+    torch.testing.assert_close(torch.cat(parts), whole, atol=1e-5, rtol=1e-4)

@@ -41,7 +41,7 @@ def one_matrix(shape) -> nn.Module:
     model = nn.Module()
     torch.manual_seed(1)
     model.weight = declare(nn.Parameter(torch.randn(shape)), "matrix")
-    model.d_model = shape[-1]
+    model.d_model, model.width_ratio = shape[-1], 1.0
     return model
 
 
@@ -76,13 +76,13 @@ def test_each_expert_is_a_matrix_of_its_own():
     stacked = nn.Module()
     stacked.weight = declare(nn.Parameter(torch.zeros(3, 4, 9)), "expert")
     stacked.weight.grad = gradient.clone()
-    stacked.d_model = 9
+    stacked.d_model, stacked.width_ratio = 9, 1.0
     muon().optimizer(stacked).step()
     for expert in range(3):
         alone = nn.Module()
         alone.weight = declare(nn.Parameter(torch.zeros(4, 9)), "matrix")
         alone.weight.grad = gradient[expert].clone()
-        alone.d_model = 9
+        alone.d_model, alone.width_ratio = 9, 1.0
         muon().optimizer(alone).step()
         assert torch.allclose(stacked.weight[expert], alone.weight, atol=1e-6)
 

@@ -29,6 +29,10 @@ def presets():
         ["model=nano", "model/position=sinusoidal", "moe.n_experts=8", "moe.top_k=3"],
         ["model=nano", "model.activation=geglu", "model.bias=true", "moe=switch"],
     ]
+    more += [["model=nano", f"model/position={p}"] for p in CHOICES.groups["model/position"]]
+    more += [["model=nano", f"model/style={s}", "moe=topk"] for s in CHOICES.groups["model/style"]]
+    more += [["model=nano", "model.window=[16,null]", "model.n_sinks=2", "model.moe_every=2"]]
+    more += [["model=nano", "model.parametrization=mup", "moe=topk", "moe.balance=bias"]]
     lines = [[f"model={model}", f"moe={moe}"] for model, moe in PAIRS] + more
     with initialize_config_dir(str(CHOICES.conf), version_base="1.3"):
         for line in lines:
@@ -91,6 +95,13 @@ def test_what_a_job_would_refuse_the_plan_shows(toy_text):
     assert rows[0][2].startswith("refused: moe.router.renormalize: with top_k=1")
     assert rows[1][2] == "new"
     assert rows[2][2] == "refused: moe.top_k=9: is 9, more than n_experts=4"
+
+
+def test_what_only_the_job_can_know_is_unknown(toy_text):
+    rows, told = plan(*TOY, "model.init_from=gone,null", "train.budget=2steps")
+    assert rows[0][2:] == ["unknown", *["?"] * 7]
+    assert rows[1][2] == "new" and rows[1][3] == "8,848"
+    assert "1 of them tell only when they run" in told
 
 
 @pytest.mark.slow

@@ -46,7 +46,7 @@ def pool(tmp_path, monkeypatch):
 
         monkeypatch.setattr(process, "start", start)
         tasks = [
-            Task(SweepJob(i, [f"seed={i}"], f"seed={i}", {}, {}, {}, [], "toy", str(tmp_path)))
+            Task(SweepJob(i, [f"seed={i}"], f"seed={i}", {}, {}, {}, [], [], "toy", str(tmp_path)))
             for i in range(len(scripts))
         ]
         settings = {"retries": 0, "backoff": 0.01, "fail_fast": False, **options}
@@ -157,7 +157,8 @@ def test_a_gpu_is_leased_to_one_job(pool, monkeypatch, tmp_path):
 def test_the_table_tells_progress_and_time_left(tmp_path):
     (tmp_path / "jobs").mkdir()
     tasks = [
-        Task(SweepJob(i, [], f"seed={i}", {}, {}, {}, [], "toy", str(tmp_path))) for i in range(3)
+        Task(SweepJob(i, [], f"seed={i}", {}, {}, {}, [], [], "toy", str(tmp_path)))
+        for i in range(3)
     ]
     tasks[0].outcome = Outcome(0, run="a", val_loss=1.25)
     tasks[0].seconds = 60.0

@@ -25,5 +25,5 @@ def test_builds(file):
     assert defaults == node
 
 
-def test_all_four_are_there():
-    assert [file.stem for file in FILES] == ["bytes", "chars", "gpt2", "words"]
+def test_all_five_are_there():
+    assert [file.stem for file in FILES] == ["bpe", "bytes", "chars", "gpt2", "words"]

@@ -6,6 +6,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from llm.tokenizer.base import Tokenizer, load, save, stretches, well_formed
+from llm.tokenizer.bpe import BPE
 from llm.tokenizer.bytes import Bytes
 from llm.tokenizer.chars import Chars
 from llm.tokenizer.gpt2 import GPT2
@@ -13,8 +14,8 @@ from llm.tokenizer.stream import StreamDecoder
 from llm.tokenizer.words import Words
 
 CORPUS = ["Once upon a time, there was a cat.\n", "The cat's café: 42 naïve 🐈s!\n\n  The end."]
-KINDS = [Bytes, Chars, GPT2, Words]
-LOSSLESS = [Bytes, GPT2, Words]
+KINDS = [BPE, Bytes, Chars, GPT2, Words]
+LOSSLESS = [BPE, Bytes, GPT2, Words]
 
 
 def fitted(kind):

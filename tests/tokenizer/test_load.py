@@ -7,6 +7,7 @@ import pytest
 
 from llm.config.errors import Refused
 from llm.tokenizer.base import load, save
+from llm.tokenizer.byte_pairs import PATTERN
 from llm.tokenizer.bytes import Bytes
 from llm.tokenizer.words import Words
 
@@ -99,6 +100,12 @@ def test_another_format_is_refused_by_name(tmp_path):
         ("words.Words", {}),
         ("words.Words", {"cut_by": None, "pieces": []}),
         ("gpt2.GPT2", {"merges_sha256": "0"}),
+        ("bpe.BPE", {}),
+        ("bpe.BPE", {"cut_by": "(a+)+$", "pieces": []}),
+        ("bpe.BPE", {"cut_by": PATTERN, "pieces": ["ab", "ab"]}),
+        ("bpe.BPE", {"cut_by": PATTERN, "pieces": [""]}),
+        ("bpe.BPE", {"cut_by": PATTERN, "pieces": ["\u0100"]}),
+        ("bpe.BPE", {"cut_by": PATTERN, "pieces": "ab"}),
     ],
 )
 def test_a_wrong_state_is_refused(tmp_path, kind, state):

@@ -34,6 +34,13 @@ def run(tmp_path):
     return tmp_path / "run"
 
 
+#: One grey dot.
+PICTURE = bytes.fromhex(
+    "89504e470d0a1a0a0000000d4948445200000001000000010800000000"
+    "3a7e9b550000000a49444154789c6368000000820081dd436af40000000049454e44ae426082"
+)
+
+
 def records(run: Path) -> dict[str, list[dict]]:
     """The records of the only offline copy by kind, as the client's own reader gives them."""
     (path,) = run.glob("wandb/offline-run-*/run-*.wandb")
@@ -82,7 +89,10 @@ def test_a_copy_has_every_step_and_nothing_else_is_touched(tmp_path, run, capfd)
     tracker = Wandb(tags=["try"], patience=60.0)
     config = {"model": {"d_model": 64, "rope": {"base": 1e4}}, "seed": 1}
     tracker.start("tiny-1", run, config, "sweep-a", resumed_at=1, flops_per_token=100.0)
-    log.append(2, 20, {"train/loss": 2.0, "val/loss": 2.5, "moe/load": [[0.3, 0.7], [0.5, 0.5]]})
+    drawn = {"moe/picture": "picture.png", "moe/gone": "gone.png"}
+    (run / "picture.png").write_bytes(PICTURE)
+    loads = {"moe/load": [[0.3, 0.7], [0.5, 0.5]]}
+    log.append(2, 20, {"train/loss": 2.0, "val/loss": 2.5, **loads, **drawn})
     perf.append(2, 20, {"tokens_per_second": 9.0})
     tracker.log(2, 20, {})
     tracker.table(2, [{"prompt": "Once", "text": "upon"}, {"prompt": "Two", "text": "cats"}])
@@ -96,10 +106,15 @@ def test_a_copy_has_every_step_and_nothing_else_is_touched(tmp_path, run, capfd)
     assert [point["flops"] for point in points] == [0, 1000, 2000, 3000]
     assert [point.get("train/loss") for point in points] == [4.0, 3.0, 2.0, None]
     assert [point.get("perf/tokens_per_second") for point in points] == [None, 7.0, 9.0, None]
-    assert points[2]["moe/load/layer0.values"] == [0.3, 0.7]
     assert points[3]["moe/bias.values"] == [0.1, -0.1]
-    (table,) = run.glob("wandb/offline-run-*/files/media/table/*.json")
+    (media,) = run.glob("wandb/offline-run-*/files/media")
+    (table,) = media.glob("table/samples*.json")
     assert json.loads(table.read_text())["data"] == [[2, "Once", "upon"], [2, "Two", "cats"]]
+    (table,) = media.glob("table/moe/load*.json")
+    cells = [[0, 0, 0.3], [0, 1, 0.7], [1, 0, 0.5], [1, 1, 0.5]]
+    assert json.loads(table.read_text())["data"] == cells
+    (picture,) = media.rglob("*.png")
+    assert picture.read_bytes() == PICTURE
 
     (info,) = copy["run"]
     assert info["run_id"] == "tiny-1" and info["run_group"] == "sweep-a" and info["tags"] == ["try"]

@@ -1,0 +1,54 @@
+"""`python -m llm.data`: what is prepared, and whether it is whole.
+
+python -m llm.data ls             a line a corpus, after a quick check
+python -m llm.data verify [NAME]  every byte against its checksum; exit code 1 where one differs
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from llm.data.listing import checked, folders, row, table, unfinished
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Answer `ls` or `verify`; the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m llm.data", description=__doc__.split("\n")[0])
+    parser.add_argument("--outputs", default="outputs", help="the folder that holds data/")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("ls", help="what is prepared")
+    verify = commands.add_parser("verify", help="check every byte")
+    verify.add_argument("name", nargs="?", help="a folder of `ls`, or the beginning of its name")
+    given = parser.parse_args(arguments)
+    root = Path(given.outputs) / "data"
+    return _ls(root) if given.command == "ls" else _verify(root, given.name)
+
+
+def _ls(root: Path) -> int:
+    rows = [row(folder) for folder in folders(root)]
+    if not rows:
+        print(f"nothing is prepared in {root}; python -m llm.prepare data=NAME", file=sys.stderr)
+    else:
+        print(table(rows))
+    for name, tokens in unfinished(root):
+        print(f"{name} is unfinished, {tokens:,} tokens so far; its command goes on with it")
+    return 0
+
+
+def _verify(root: Path, name: str | None) -> int:
+    chosen = [folder for folder in folders(root) if folder.name.startswith(name or "")]
+    if name is not None and not chosen:
+        print(f"llm.data: there is no {name} in {root}; `ls` lists what there is", file=sys.stderr)
+        return 2
+    bad = 0
+    for folder in chosen:
+        _, problem = checked(folder, full=True)
+        print(f"{folder.name}: {'DAMAGED: ' + problem if problem else 'whole'}")
+        bad += bool(problem)
+    if bad:
+        print(f"llm.data: {bad} damaged; delete the folder to prepare it again", file=sys.stderr)
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

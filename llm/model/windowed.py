@@ -1,0 +1,82 @@
+"""Sliding-window attention in blocks: time and memory grow with T, not with T².
+
+B batch, T time, H heads, G key-value heads, C channels of a head, N blocks, Q places of a block,
+J sinks, S keys that a block sees, R = B·N rows, X = B, or 1 where all rows are alike
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from llm.model.places import NOWHERE, Places, mask
+
+#: Windows below this share blocks of so many: many tiny products are slower than a few larger ones.
+LEAST_BLOCK = 64
+
+
+def attend_in_blocks(
+    q_BHTC: Tensor,
+    k_BGTC: Tensor,
+    v_BGTC: Tensor,
+    places: Places,
+    window: int,
+    n_sinks: int,
+    slopes_H: Tensor | None,
+    attend: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor],
+) -> Tensor:
+    """Exactly masked attention, where t sees s iff 0 ≤ t − s < window or s is a sink.
+
+    Queries are cut into blocks of Q = max(window, 64) places. A block sees itself and the block
+    before, 2Q keys, and the first `n_sinks` of its text where these lie before both. Only one text
+    reaches from before into the earlier block, so a block needs one set of sinks, whatever the
+    documents. All blocks are one call of `attend`, as rows of its batch.
+
+    Args:
+        places: of a call without cache
+        attend: (q, k, v, mask) to what is attended to
+    Returns: (B, H, T, C)
+    """
+    batch, _, t, _ = q_BHTC.shape
+    size = max(window, LEAST_BLOCK)
+    n = -(-t // size)
+    tail = n * size - t
+    start_XT = places.index_T.new_zeros(1, t)
+    if places.start_BT is not None:
+        start_XT = places.start_BT.expand(batch, t)
+    begin_N1 = torch.arange(0, n * size, size, device=q_BHTC.device)[:, None]
+    reach_N1 = begin_N1 - size  # the first place of the block before
+    sink_XNJ = start_XT[:, reach_N1.clamp_min(0)] + torch.arange(n_sinks, device=q_BHTC.device)
+
+    def blocks(x_BHTC: Tensor) -> Tensor:
+        return x_BHTC.unflatten(2, (n, size)).transpose(1, 2)  # (B, N, H, Q, C)
+
+    def keys(x_BGTC: Tensor) -> Tensor:
+        padded_BGTC = F.pad(x_BGTC, (0, 0, size, tail))
+        parts = [blocks(padded_BGTC[:, :, :-size]), blocks(padded_BGTC[:, :, size:])]
+        if n_sinks:
+            where_BJ = sink_XNJ.clamp_max(t - 1).expand(batch, n, n_sinks).flatten(1)
+            where_BGJC = where_BJ[:, None, :, None].expand(-1, x_BGTC.shape[1], -1, x_BGTC.shape[3])
+            parts.append(x_BGTC.gather(2, where_BGJC).unflatten(2, (n, n_sinks)).transpose(1, 2))
+        return torch.cat(parts, 3).flatten(0, 1)
+
+    def visible() -> Tensor:
+        query_NQ = begin_N1 + torch.arange(size, device=q_BHTC.device)
+        key_NS = reach_N1 + torch.arange(2 * size, device=q_BHTC.device)
+        key_NS = key_NS.where(key_NS >= 0, NOWHERE)
+        later_XNJ = sink_XNJ.where(sink_XNJ < reach_N1, NOWHERE)  # others are in the blocks
+        key_XNS = torch.cat([key_NS.expand(sink_XNJ.shape[0], -1, -1), later_XNJ], 2)
+        start_XNQ = None
+        if places.start_BT is not None:
+            start_XNQ = F.pad(start_XT, (0, tail)).unflatten(1, (n, size))
+        mask_XNHQS = mask(query_NQ, key_XNS, start_XNQ, window, n_sinks, slopes_H, q_BHTC.dtype)
+        return mask_XNHQS.expand(batch, -1, -1, -1, -1).flatten(0, 1)
+
+    y_RHQC = attend(
+        blocks(F.pad(q_BHTC, (0, 0, 0, tail))).flatten(0, 1),
+        keys(k_BGTC),
+        keys(v_BGTC),
+        places.once(window, visible),
+    )
+    return y_RHQC.unflatten(0, (batch, n)).transpose(1, 2).flatten(2, 3)[:, :, :t]

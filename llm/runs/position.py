@@ -1,0 +1,43 @@
+"""Where a run stands: a few numbers, all of them in each checkpoint."""
+
+import math
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+
+@dataclass
+class Position:
+    """What a resume needs beside tensors.
+
+    step, tokens: optimizer steps done, and targets that they learnt from
+    documents: read to their end
+    seconds: since the run began, pauses left out; step_seconds: of them in training steps
+    metrics_bytes: how long metrics.jsonl was
+    best: lowest validation loss yet
+    passed_over: rows of data that were skipped by going back; step s begins at row
+        s · rows_per_step + passed_over
+    went_back: [step it came from, step it went to] each time
+    """
+
+    step: int = 0
+    tokens: int = 0
+    documents: int = 0
+    seconds: float = 0.0
+    step_seconds: float = 0.0
+    metrics_bytes: int = 0
+    best: float = math.inf
+    passed_over: int = 0
+    went_back: list[list[int]] = field(default_factory=list)
+
+    def state(self) -> dict[str, Any]:
+        """Plain data for a checkpoint, whose own fact the step is."""
+        state = {**asdict(self), "best": None if math.isinf(self.best) else self.best}
+        del state["step"]
+        return state
+
+    @classmethod
+    def of(cls, step: int, state: dict[str, Any]) -> "Position":
+        """From a checkpoint, also one of a version that knew less."""
+        known = {f.name: state[f.name] for f in fields(cls) if f.name in state}
+        known["best"] = math.inf if known.get("best") is None else known["best"]
+        return cls(**{**known, "step": step})

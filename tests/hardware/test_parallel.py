@@ -1,0 +1,154 @@
+"""Several processes give what one gives: curves, validation loss, checkpoints, one directory."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from llm.config.errors import Failed
+from llm.hardware.parallel import Parallel
+from llm.hardware.world import World
+from llm.loop.step import Gradients
+from llm.optimizer.muon import Muon
+from llm.optimizer.schedule import Constant
+from llm.runs import checkpoint
+from tests.processes import in_processes, train_in_processes
+from tests.toy import TOY
+from tests.toy_models import tokens, transformer
+
+BRIEF = [*TOY, "train.budget=6steps", "train.checkpoint_every=3", "train.eval_every=3"]
+DENSE = ["moe=dense", "model.dropout=0.1"]
+EXPERTS = ["moe=loss_free", "moe.balance=bias+switch+z", "model.dropout=0.1"]
+
+
+def metrics(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_same_curve(one: Path, other: Path) -> None:
+    for mine, theirs in zip(metrics(one), metrics(other), strict=True):
+        assert mine.keys() == theirs.keys()
+        for name in mine:
+            if name == "moe/picture":
+                assert mine[name] == theirs[name]
+            else:
+                np.testing.assert_allclose(mine[name], theirs[name], 1e-4, 1e-5, err_msg=name)
+
+
+def test_two_processes_are_one_with_twice_the_micro_steps(llm_train):
+    """1 process × accumulation 2 and 2 × 1: DDP with AdamW, FSDP with Muon; then reopened."""
+    jobs = [
+        [*BRIEF, *DENSE, "optimizer=adamw", "train.batch_size=4"],
+        [*BRIEF, *EXPERTS, "optimizer=muon", "train.batch_size=4", "hardware.parallel=fsdp"],
+    ]
+    ends = train_in_processes(2, *jobs)
+    for (first, second), job in zip(ends, jobs, strict=True):
+        assert (first.code, second.code) == (0, 0), first.err + second.err
+        assert second.out == "" and second.err == ""
+        folder = first.folder
+        facts = json.loads((folder / "run.json").read_text())
+        assert facts["processes"] == 2
+        split = [*job, "train.batch_size=2", "train.grad_accum_steps=2", "hardware.parallel=auto"]
+        alone = llm_train(*split)
+        assert alone.code == 0, alone.err
+        assert_same_curve(folder, alone.folder)
+        # the same identity as one process with these rows at once
+        at_once = llm_train(*job, "hardware.parallel=auto")
+        assert at_once.folder == folder and "finished already" in at_once.out
+    newest = checkpoint.list_steps(folder / "checkpoints")[-1]
+    whole = checkpoint.read(newest)
+    reference = checkpoint.read(checkpoint.list_steps(alone.folder / "checkpoints")[-1])
+    for mine, theirs in ((whole.model, reference.model), (whole.optimizer, reference.optimizer)):
+        assert mine.keys() == theirs.keys()
+        for name in mine:
+            torch.testing.assert_close(mine[name], theirs[name], atol=2e-4, rtol=1e-3)
+
+
+def _model(size: int):
+    """A toy with dense parts and experts whose numbers no process count divides evenly."""
+    model = transformer("topk", style="qwen3", vocab_size=37)
+    return Parallel(model, "fsdp" if size > 1 else "none", World())
+
+
+def _saved(rank: int) -> None:
+    with World() as world:
+        world.start("cpu")
+        model = _model(2).model
+        optimizer = _muon().optimizer(model)
+        for _ in range(2):
+            model(tokens(2, 12, rank), tokens(2, 12, rank)).loss_sum.backward()
+            optimizer.step()
+        content = checkpoint.snapshot(model, optimizer, world.first)
+        if world.first:
+            checkpoint.write(Path("saved"), 2, content, {})
+
+
+def _reopened(rank: int, size: int) -> bool | None:
+    """Whether what is read and shared out is, gathered again, what the file holds."""
+    with World() as world:
+        world.start("cpu")
+        model = _model(size).model
+        optimizer = _muon().optimizer(model)
+        found = checkpoint.read(Path("saved/step-00000002"))
+        found.restore_model(model)
+        found.restore_optimizer(optimizer)
+        again = checkpoint.snapshot(model, optimizer, world.first)
+        if not world.first:
+            return None
+        pairs = ((again.model, found.model), (again.optimizer, found.optimizer))
+        return all(
+            mine.keys() == theirs.keys() and all(torch.equal(mine[n], theirs[n]) for n in mine)
+            for mine, theirs in pairs
+        )
+
+
+def _muon() -> Muon:
+    return Muon(
+        lr=0.01,
+        betas=[0.9, 0.95],
+        eps=1e-8,
+        weight_decay=0.1,
+        warmup=0.0,
+        schedule=Constant(),
+        momentum=0.95,
+        steps=5,
+        update_rms=0.2,
+    )
+
+
+def test_a_checkpoint_of_two_processes_opens_in_four_and_in_one(workplace):
+    assert in_processes(2, _saved) == [None, None]
+    assert len(checkpoint.read(Path("saved/step-00000002")).optimizer) > 10
+    assert in_processes(4, lambda rank: _reopened(rank, 4)) == [True, None, None, None]
+    assert _reopened(0, 1)
+
+
+def test_what_ends_one_process_ends_all_with_one_line(toy_text):
+    """Refused by all before training, and failed in one alone."""
+
+    def before(rank: int) -> None:
+        compute = Gradients.compute
+
+        def failing(self, optimizer, step, *arguments):
+            if rank == 1 and step == 3:
+                raise Failed("its fan has stopped")
+            return compute(self, optimizer, step, *arguments)
+
+        Gradients.compute = failing
+
+    ends = train_in_processes(
+        2,
+        [*BRIEF, *DENSE, "train.batch_size=3"],
+        [*BRIEF, *DENSE, "seed=7"],
+        before=before,
+    )
+    expected = [(2, "share evenly"), (1, "fan")]
+    for (first, second), (code, line) in zip(ends, expected, strict=True):
+        assert (first.code, second.code) == (code, code)
+        said = [text for text in (first.err + second.err).splitlines() if "llm.train:" in text]
+        assert len(said) == 1 and line in said[0], first.err + second.err
+        assert "Traceback" not in first.err + second.err
+    (folder,) = Path("outputs/runs").glob("[a-z]*")
+    told = json.loads((folder / "run.json").read_text())
+    assert told["state"] == "failed" and "fan" in told["reason"]
