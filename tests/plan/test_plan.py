@@ -16,24 +16,24 @@ from llm.plan.stand_in import installed
 from tests.toy import TOY
 
 CHOICES = Choices()
-PAIRS = [(model, "topk") for model in CHOICES.groups["model"]]
-PAIRS += [("nano", moe) for moe in CHOICES.groups["moe"]]
+
+GROUPS = ("model", "moe", "model/position", "model/style")
 
 
 @pytest.fixture(scope="module")
 def presets():
-    """Every size, every kind of feed-forward part, all styles and positions."""
+    """Every option of every group of the model at least once, and keys that shape it."""
     found = {}
-    more = [
-        ["model/style=llama", "model/position=rope", "model.n_kv_heads=2", "moe=topk"],
-        ["model=nano", "model/position=sinusoidal", "moe.n_experts=8", "moe.top_k=3"],
-        ["model=nano", "model.activation=geglu", "model.bias=true", "moe=switch"],
+    options = [CHOICES.groups[group] for group in GROUPS]
+    lines = [
+        [f"{group}={given[i % len(given)]}" for group, given in zip(GROUPS, options, strict=True)]
+        for i in range(max(map(len, options)))
     ]
-    more += [["model=nano", f"model/position={p}"] for p in CHOICES.groups["model/position"]]
-    more += [["model=nano", f"model/style={s}", "moe=topk"] for s in CHOICES.groups["model/style"]]
-    more += [["model=nano", "model.window=[16,null]", "model.n_sinks=2", "model.moe_every=2"]]
-    more += [["model=nano", "model.parametrization=mup", "moe=topk", "moe.balance=bias"]]
-    lines = [[f"model={model}", f"moe={moe}"] for model, moe in PAIRS] + more
+    lines += [
+        ["model=nano", "model.n_kv_heads=2", "moe=switch", "moe.n_experts=8", "model.bias=true"],
+        ["model=nano", "model.window=[16,null]", "model.n_sinks=2", "model.moe_every=2"],
+        ["model=nano", "model.parametrization=mup", "moe=topk", "moe.balance=bias"],
+    ]
     with initialize_config_dir(str(CHOICES.conf), version_base="1.3"):
         for line in lines:
             config = OmegaConf.to_container(compose("train", line), resolve=True)
@@ -100,7 +100,7 @@ def test_what_a_job_would_refuse_the_plan_shows(toy_text):
 def test_what_only_the_job_can_know_is_unknown(toy_text):
     rows, told = plan(*TOY, "model.init_from=gone,null", "train.budget=2steps")
     assert rows[0][2:] == ["unknown", *["?"] * 7]
-    assert rows[1][2] == "new" and rows[1][3] == "8,848"
+    assert rows[1][2] == "new" and "?" not in rows[1][3:8]
     assert "1 of them tell only when they run" in told
 
 
