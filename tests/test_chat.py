@@ -42,7 +42,7 @@ def make_run(outputs: Path, name: str, tokenizer, *overrides: str, state="finish
     tokenizers.save(tokenizer, run.folder)
     for parent, step, seed in ((run.checkpoints, 2, 2), (run.best, 1, 1)):
         model = build_model({**config, "seed": seed}, tokenizer.vocab_size)
-        checkpoint.write(parent, step, model, None, {}, keep=2)
+        checkpoint.write(parent, step, checkpoint.snapshot(model, None, True), {})
     rows = [
         {"step": 1, "tokens": 64, "val/loss": 1.25, "val/floor": 1.0, "val/excess": 0.25},
         {"step": 2, "tokens": 128, "val/loss": 1.5, "val/floor": 1.0, "val/excess": 0.5},

@@ -327,7 +327,7 @@ def test_a_model_brings_its_experts_unless_told_otherwise(type_line):
         told = type_line.accepted(*line)
         assert told.chosen["moe"] == "dense" and "n_experts" not in told.config["moe"]
     changed = type_line.accepted("model=olmoe", "moe.n_experts=32")
-    assert changed.config["moe"]["n_experts"] == 32 and changed.config["moe"]["top_k"] == 4
+    assert changed.config["moe"]["n_experts"] == 32 and changed.config["moe"]["granularity"] == 8
     type_line("-m", "model=nano,mixtral,llama")
     assert [job.chosen["moe"] for job in type_line.jobs[-3:]] == ["topk", "mixtral", "dense"]
 

@@ -122,7 +122,7 @@ class Rungs:
 def climb(source: Instrument) -> Rungs:
     """Train the ladder on the training documents of `source`, evaluate on the others."""
     train, val = [], []
-    for text, split in source.documents():
+    for text, split, _ in source.documents():
         (val if split == "val" else train).append(text)
     ladder = Ladder(source.pieces, train)
     nats = ladder.nats(val)

@@ -115,7 +115,7 @@ class Choices:
         names = [e for e in listed if isinstance(e, str) and e[0] == "_" and e != "_self_"]
         shared = tuple(self._load(group, e) for e in names if (group, e) in self.files)
         for other in shared:
-            node = {**other.node, **node}
+            node = _over(other.node, node)
         place = "" if place == "_global_" else place
         return Option(group, name, file, place, node, _inner(listed, place), shared)
 
@@ -171,6 +171,15 @@ class Choices:
         nodes = [(self.top_node, ""), *((option.node, option.place) for option in self.options)]
         found = {key for node, place in nodes for key, _ in leaves(node, place)}
         return sorted(key for key in found if key.split(".")[0] != "defaults")
+
+
+def _over(shared: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """What a file says over what it shares, nodes within nodes too."""
+    both = {**shared, **own}
+    for key in shared.keys() & own.keys():
+        if isinstance(shared[key], dict) and isinstance(own[key], dict):
+            both[key] = _over(shared[key], own[key])
+    return both
 
 
 def _inner(defaults: list[Any], place: str) -> dict[str, str]:

@@ -27,3 +27,8 @@ def install_script(command: str) -> str:
 def as_program(line: str, command: str) -> str:
     """`python -m llm.train model=` as `llm.train model=`."""
     return re.sub(rf"^\s*\S*python\S*\s+-m\s+{re.escape(command)}\b", command, line)
+
+
+def without_shared(found: str) -> str:
+    """What Hydra found, but for files that options share (`model=_shared`), which are none."""
+    return re.sub(r"\S+=_\w*[ \t]*", "", found)

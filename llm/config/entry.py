@@ -6,6 +6,8 @@ caught, shortened, and told apart from failures. Nothing in this file imports to
 """
 
 import argparse
+import contextlib
+import io
 import os
 import sys
 import time
@@ -20,7 +22,7 @@ from omegaconf import DictConfig
 
 from llm.config import overrides as override_reading
 from llm.config.choices import Choices
-from llm.config.completion import as_program, install_script
+from llm.config.completion import as_program, install_script, without_shared
 from llm.config.errors import Elsewhere, Failed, Interrupted, Refused
 from llm.config.help import help_text
 from llm.config.jobs import Job, Jobs
@@ -97,12 +99,16 @@ def _run(command: str, task: Callable[[Job], Any], flags: argparse.Namespace) ->
         print(install_script(command), end="")
         return 0
     if flags.shell_completion or flags.hydra_help or flags.info:
+        said = io.StringIO()
         try:
             if "COMP_LINE" in os.environ:
                 os.environ["COMP_LINE"] = as_program(os.environ["COMP_LINE"], command)
-            _hydra(flags, choices, flags.overrides, lambda config: None)
+            with contextlib.redirect_stdout(said):
+                _hydra(flags, choices, flags.overrides, lambda config: None)
         except (*MISTAKES, ValueError, KeyError) as error:  # KeyError: the shell sets COMP_LINE
             raise Refused(one_line(error, choices)) from error
+        finally:  # Hydra may end by SystemExit
+            print(without_shared(said.getvalue()), end="")
         return 0
     typed = override_reading.read(flags.overrides, choices, flags.multirun)
     lists_plugins = any(override.key == "plugins" for override in typed)

@@ -103,8 +103,8 @@ GOLDEN = "0ad8d257bdb995516e6ad6dbe27151e4e2029bd0674c6c9fc49ed81e71ef9ae9"
 def test_splits_and_seeds_differ() -> None:
     source = Markov(documents=3, val_documents=2)
     documents = list(source.documents())
-    assert [split for _, split in documents] == ["train"] * 3 + ["val"] * 2
-    assert len({text for text, _ in documents}) == 5
+    assert [document.split for document in documents] == ["train"] * 3 + ["val"] * 2
+    assert len({document.text for document in documents}) == 5
     other = Markov(seed=1)
     assert other.sample(0) != source.sample(0)
     assert source.score(other.sample(0)).accepted  # the same language

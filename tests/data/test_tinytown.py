@@ -96,7 +96,7 @@ def test_one_wrong_word_is_noticed(town: Tinytown) -> None:
 
 def test_floor_agrees_with_independent_samples() -> None:
     town = Tinytown(documents=1, val_documents=500)
-    val = _floor(town, [text for text, split in town.documents() if split == "val"])
+    val = _floor(town, [d.text for d in town.documents() if d.split == "val"])
     more = _floor(town, [town.sample(number) for number in range(1000)])
     assert abs(val[0] - more[0]) < 3 * np.hypot(val[1], more[1])
 
@@ -236,7 +236,7 @@ def test_workers_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_documents_come_in_splits() -> None:
     town = Tinytown(documents=30, val_documents=5, workers=1)
     documents = list(town.documents())
-    assert [split for _, split in documents] == ["train"] * 30 + ["val"] * 5
+    assert [document.split for document in documents] == ["train"] * 30 + ["val"] * 5
     assert documents[0].text != documents[30].text
     assert documents[30:] == list(Tinytown(documents=1, val_documents=5).documents())[1:]
 

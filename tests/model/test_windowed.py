@@ -155,7 +155,7 @@ def test_a_window_that_sees_everything_is_no_window():
 def test_dropout_in_blocks_is_dropout_of_weights():
     """A mean over many draws is the undropped value, and single draws differ."""
     module = attention(window=4)
-    module.dropout = 0.5
+    module.dropout.p = 0.5
     x = torch.randn(1, 100, D).double()
     places = Places.of(0, 100, x.device)
     torch.manual_seed(0)

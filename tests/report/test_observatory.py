@@ -28,7 +28,8 @@ def exam():
     for row in range(R):
         targets_RT[row, 4 + row :] = IGNORED
     skills_RT = np.tile(np.arange(T) % 2, (R, 1)).astype(np.uint8) * 2
-    batch = Batch(ids_RT[:, :-1], targets_RT, np.zeros((R, T), np.int64))
+    nothing_RT = np.zeros((R, T), np.int64)
+    batch = Batch(ids_RT[:, :-1], targets_RT, nothing_RT, nothing_RT)
     return Examination(batch, 100, np.zeros((R, T)), skills_RT, ["copy", "fact", "plan"])
 
 
