@@ -66,6 +66,9 @@ def guard(command: str, call: Callable[[], int]) -> None:
         code = _end(command, str(failure), 1)
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 1
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        code = 0
     except Exception:
         traceback.print_exc()
         code = 1
