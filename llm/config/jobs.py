@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from llm.config.choices import Choices
 from llm.config.compose import Composer, plain, values_of
@@ -72,8 +72,9 @@ class Jobs:
     def __call__(self, config: DictConfig) -> float | None:
         """One job. Nothing is raised into Hydra, which would print lines of its own."""
         hydra_config = HydraConfig.get()
-        given = hydra_config.overrides.task
-        overrides = [str(override).lstrip("+") for override in given]
+        # As typed: `${optimizer.eps_}` is refused in one line where the config is resolved.
+        given: Any = OmegaConf.to_container(hydra_config.overrides.task, resolve=False)
+        overrides = [override.lstrip("+") for override in given]
         if self.sweep is None:
             self.single(config, hydra_config, overrides)
             return None
