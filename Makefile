@@ -18,9 +18,8 @@ STAMP := $(VENV)/.made
 SAY := @echo >&2
 
 .DEFAULT_GOAL := help
-.PHONY: help env train prepare data test test-all chat sweep bench bench-moe sizes lint format clean distclean
-.PHONY: help env train prepare data test test-all chat sweep bench bench-data sizes lint format clean distclean
-.PHONY: help env train prepare data test test-all chat sweep bench bench-moe parity sizes lint format clean distclean
+.PHONY: help env train prepare data test test-all chat sweep plan report runs bench bench-moe bench-data
+.PHONY: parity sizes lint format clean distclean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,8 +49,19 @@ chat: env ## Talk to the newest finished run
 	@$(PYTHON) -m llm.chat $(ARGS)
 
 sweep: ARGS = model=tiny moe=dense,switch,topk
-sweep: env ## Train several configurations, one after another
+sweep: env ## Train several configurations, as many at a time as fit; again: go on
 	@$(PYTHON) -m llm.train -m $(ARGS)
+
+plan: ARGS = model=tiny moe=dense,switch,topk
+plan: env ## Show what a sweep would train and cost
+	@$(PYTHON) -m llm.plan $(ARGS)
+
+report: ARGS = $(shell ls -td outputs/sweeps/*/ 2>/dev/null | head -1)
+report: env ## Write the report of the newest sweep (or of ARGS=FOLDER)
+	@$(PYTHON) -m llm.report $(ARGS)
+
+runs: env ## List the runs
+	@$(PYTHON) -m llm.runs $(ARGS)
 
 sizes: env ## Print parameters and FLOPs of every model
 	@$(PYTHON) -m llm.sizes $(ARGS)
@@ -70,6 +80,7 @@ parity: env ## Compare six architectures with transformers, number for number
 
 bench-moe: env ## Measure what experts cost
 	@$(PYTHON) experiments/speed/moe.py $(ARGS)
+
 bench-data: env ## Measure preparing and loading text (ARGS=--quick for a minute's worth)
 	@$(PYTHON) experiments/speed/data.py $(ARGS)
 

@@ -11,10 +11,11 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm.config.entry import Job, main
-from llm.config.errors import Failed, Interrupted
+from llm.config.errors import Diverged, Failed, Interrupted
 from llm.config.root import Budget
 from llm.loop.outcome import diagnosis, extent, results, summary
 from llm.loop.setup import Setup, prepare_run
@@ -26,10 +27,10 @@ if TYPE_CHECKING:
 _MOST_RETURNS = 3
 
 
-def train(job: Job) -> None:
+def train(job: Job) -> Path:
     """Train the run that `job` describes, or go on with it, or answer from it.
 
-    The last line on standard output is the run directory.
+    The last line on standard output is the run directory, which is also returned.
 
     Raises:
         Refused: a contradiction in the config, or a run that must not be touched
@@ -51,6 +52,7 @@ def train(job: Job) -> None:
                 print(run.folder)
         finally:
             run.release()
+        return run.folder
 
 
 def _train(setup: Setup, job: Job) -> None:
@@ -128,6 +130,7 @@ def _train(setup: Setup, job: Job) -> None:
         micro_rows=micro_rows,
         processes=world.size,
         parallel=scheme,
+        vocab_size=vocab_size,
         floor=exam.floor,
         **asdict(costs),
     )
@@ -217,7 +220,7 @@ def _train(setup: Setup, job: Job) -> None:
             )
             found = checkpoint.read(run.checkpoints / name) if name else None
         if found is None:
-            raise Failed(diagnosis(run, at.step, totals.loss, totals.norm, lr, machine.precision))
+            raise Diverged(diagnosis(run, at.step, totals.loss, totals.norm, lr, machine.precision))
         left, returns = at.step, at.went_back
         restore(found)
         at.went_back = [*returns, [left, at.step]]
@@ -391,7 +394,8 @@ def _train(setup: Setup, job: Job) -> None:
             draw_curve(run.folder)
             tracker.table(at.step, [{"text": text} for text in texts])
             rows = MetricLog.read(log.path)
-            run.update(state="finished", **results(rows, at))
+            memory = memory_peak(machine.device)
+            run.update(state="finished", peak_memory=memory, **results(rows, at))
         tracker.finish(0)
     except BaseException as problem:
         keeper.settle()

@@ -168,6 +168,35 @@ def test_simultaneous_claims_have_one_runner(tmp_path):
     assert answers == ["refused"] * 15 + ["runner"]
 
 
+def _claim_and_answer(root: str, barrier, results) -> None:
+    barrier.wait()
+    run = directory.claim(Path(root), "same", {}, FACTS, "resume", "refuse", wait=True)
+    if run.state == "finished":
+        results.put("answered")
+    else:
+        run.update(state="finished")
+        results.put("trained")
+    run.release()
+    os._exit(0)
+
+
+@pytest.mark.parametrize("n", [16, pytest.param(1000, marks=pytest.mark.slow)])
+def test_in_a_sweep_simultaneous_claims_wait_for_the_one_runner(tmp_path, n):
+    context = multiprocessing.get_context("fork")
+    barrier, results = context.Barrier(n), context.SimpleQueue()
+    jobs = [
+        context.Process(target=_claim_and_answer, args=(str(tmp_path), barrier, results))
+        for _ in range(n)
+    ]
+    for job in jobs:
+        job.start()
+    answers = [results.get() for _ in jobs]
+    for job in jobs:
+        job.join()
+    assert answers.count("trained") == 1
+    assert answers.count("answered") == n - 1
+
+
 def test_a_dead_process_lets_its_claim_go(tmp_path):
     code = (
         "import os, signal; from pathlib import Path; from llm.runs.directory import claim;"

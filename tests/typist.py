@@ -32,6 +32,8 @@ class Typist:
 
     def __call__(self, *arguments: str, task: Callable[[Job], None] | None = None) -> Ended:
         self.capsys.readouterr()
+        if "-m" in arguments and not any("hydra/launcher" in a for a in arguments):
+            arguments = (*arguments, "hydra/launcher=basic")  # jobs in this process
         self.monkeypatch.setattr("sys.argv", ["llm.train", *arguments])
         with pytest.raises(SystemExit) as end:
             main("llm.train", task or self.check)

@@ -32,16 +32,21 @@ from llm.config.suggest import nearest
 __all__ = ["Job", "main"]
 
 
-def main(command: str, task: Callable[[Job], None]) -> None:
+def main(command: str, task: Callable[[Job], Any]) -> None:
     """Run `task` for the config that `sys.argv` describes; never returns.
 
     Args:
         command: name of the command, for messages ("llm.train")
         task: called once a job, in the same process unless a launcher plugin says otherwise
     """
+    guard(command, lambda: _run(command, task, read_flags(sys.argv[1:])))
+
+
+def guard(command: str, call: Callable[[], int]) -> None:
+    """Make `call` a command: what it raises becomes one line and an exit code; never returns."""
     show_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     try:
-        code = _run(command, task, _flags(sys.argv[1:]))
+        code = call()
     except Refused as refusal:
         if os.environ.get("LOCAL_RANK", "0") != "0" and not refusal.own:
             # Each process of the job reads the same config: one says what is wrong with it, and
@@ -61,6 +66,9 @@ def main(command: str, task: Callable[[Job], None]) -> None:
         code = _end(command, str(failure), 1)
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 1
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        code = 0
     except Exception:
         traceback.print_exc()
         code = 1
@@ -76,14 +84,14 @@ def _end(command: str, line: str, code: int) -> int:
     return code
 
 
-def _run(command: str, task: Callable[[Job], None], flags: argparse.Namespace) -> int:
+def _run(command: str, task: Callable[[Job], Any], flags: argparse.Namespace) -> int:
     if flags.version:
         print(f"My Simple LLM {version('my-simple-llm')}, Hydra {hydra.__version__}")
         return 0
     folders = [flags.config_dir, *override_reading.search_path(flags.overrides)]
     choices = Choices(
-        _folder(flags.config_path) if flags.config_path else None,
-        [_folder(folder) for folder in folders if folder],
+        folder_of(flags.config_path) if flags.config_path else None,
+        [folder_of(folder) for folder in folders if folder],
         flags.config_name or "train",
     )
     _ = choices.files  # refuses a file of the user's that Hydra would pass over
@@ -128,7 +136,7 @@ def _run_jobs(flags: argparse.Namespace, choices: Choices, jobs: Jobs) -> int:
     return jobs.conclude(outcomes, begin) if outcomes else 0
 
 
-def _flags(arguments: list[str]) -> argparse.Namespace:
+def read_flags(arguments: list[str]) -> argparse.Namespace:
     """Hydra's flags, also between overrides; Refused where argparse would print its usage."""
     from hydra._internal.utils import get_args_parser  # private, but its flags are not
 
@@ -160,7 +168,7 @@ def _refuse_flag(message: str) -> Any:
     raise Refused(f"{message}; settings are written key=value, and --help lists them")
 
 
-def _folder(typed: str) -> Path:
+def folder_of(typed: str) -> Path:
     folder = Path(typed).expanduser().resolve()
     if not folder.is_dir():
         raise Refused(f"{typed}: is no folder of configs")
@@ -171,7 +179,7 @@ def _hydra(
     flags: argparse.Namespace,
     choices: Choices,
     overrides: list[str],
-    task: Callable[[DictConfig], None],
+    task: Callable[[DictConfig], Any],
 ) -> None:
     """Hydra with these flags and overrides, its exceptions coming through."""
     arguments = []

@@ -25,6 +25,10 @@ class Failed(Exception):
     """Training cannot go on and nothing typed differently is sure to mend it: exit code 1."""
 
 
+class Diverged(Failed):
+    """The loss is not finite, or leaps again and again: the same job would end the same way."""
+
+
 class Elsewhere(Exception):
     """Another process of this job failed, and has said why: nothing more is printed here."""
 

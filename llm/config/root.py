@@ -97,11 +97,12 @@ class RunSettings:
 
     existing: `resume` continues an unfinished one and answers from a finished one; `restart`
         moves it aside and begins anew
-    code_changed: `refuse` stops where the code that made it was another; `accept` goes on
+    code_changed: `refuse` stops where the code that made it was another; `accept` goes on; a
+        sweep goes on with the code and configs that it began with where it says `frozen`
     """
 
     existing: Annotated[Literal["resume", "restart"], UNRECORDED]
-    code_changed: Annotated[Literal["refuse", "accept"], UNRECORDED]
+    code_changed: Annotated[Literal["refuse", "accept", "frozen"], UNRECORDED]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -65,8 +65,8 @@ class PreparedMixture:
 
     @property
     def fingerprint(self) -> str:
-        """Of what the parts hold; the weights are the config's."""
-        return _hash({name: part.fingerprint for name, part in self.parts.items()})
+        """Of what the parts hold."""
+        return fingerprint_of({name: part.fingerprint for name, part in self.parts.items()})
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -106,12 +106,42 @@ def prepare_parts(
     )
 
 
+def fingerprints(
+    mixture: Mixture, tokenizer: Tokenizer, tokenizer_node: dict[str, Any], name: str, root: Path
+) -> dict[str, str] | None:
+    """The fingerprint that `prepare_parts` gives each part; nothing is prepared.
+
+    None where the vocabulary is still to be chosen from the texts.
+
+    Args:
+        name: of the tokenizer
+    """
+    if tokenizer.needs_fit:
+        folder = _vocabulary(mixture, tokenizer_node, name, root)
+        if not (folder / tokenizers.FILE).exists():
+            return None
+        tokenizer = tokenizers.load(folder, (type(tokenizer).__module__,))
+        tokenizer_node = {**tokenizer_node, "fitted": _hash(tokenizer.state())}
+    corpora = mixture.corpora.items()
+    return {part: preparation.fingerprint(corpus, tokenizer_node) for part, corpus in corpora}
+
+
+def fingerprint_of(parts: dict[str, str]) -> str:
+    """Of a mixture, from those of its parts; the weights are the config's."""
+    return _hash(parts)
+
+
+def _vocabulary(mixture: Mixture, node: dict[str, Any], name: str, root: Path) -> Path:
+    """Where the tokenizer that is fitted to all parts is kept."""
+    facts = [corpus.describe() for corpus in mixture.corpora.values()]
+    return root / ".vocabularies" / f"{name}-{_hash([node, facts])}"
+
+
 def _shared(
     mixture: Mixture, tokenizer: Tokenizer, node: dict[str, Any], name: str, root: Path
 ) -> Tokenizer:
-    """The tokenizer fitted to all parts, kept in `root/.vocabularies`."""
-    facts = [corpus.describe() for corpus in mixture.corpora.values()]
-    folder = root / ".vocabularies" / f"{name}-{_hash([node, facts])}"
+    """The tokenizer fitted to all parts."""
+    folder = _vocabulary(mixture, node, name, root)
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):
         if (folder / tokenizers.FILE).exists():

@@ -1,5 +1,6 @@
 """Everything that is decided before step 0, rank 0 deciding where there are several processes."""
 
+import platform
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -41,7 +42,7 @@ def prepare_run(job: Job, world: "World | None" = None) -> Setup:
     from llm.moe.layer import caveats
     from llm.prepare import prepare_data
     from llm.runs.directory import Run, claim
-    from llm.runs.identity import code_hash, config_hash, git_state, run_id, versions
+    from llm.runs.identity import code_hash, config_hash, git_state, identify, versions
 
     world = world or World()
     job, start = begin_from(job)
@@ -78,11 +79,13 @@ def prepare_run(job: Job, world: "World | None" = None) -> Setup:
         config["train"]["eval_tokens"],
         config["data"]["document_mask"],
     )
-    identity = {**job.validated.identity, "hardware": machine.facts()}
-    stem = [names["model"], names["moe"]] if start is None else [start.name]
-    if start is not None:
-        identity["init_from"] = start.fingerprint
-    name = run_id([*stem, names["data"]], identity, prepared.fingerprint)
+    name, identity = identify(
+        names,
+        job.validated.identity,
+        machine.facts(),
+        prepared.fingerprint,
+        None if start is None else (start.name, start.fingerprint),
+    )
     claimed: list[Run] = []
 
     def decide() -> dict[str, Any]:
@@ -92,16 +95,16 @@ def prepare_run(job: Job, world: "World | None" = None) -> Setup:
             "code_hash": code_hash(),
             "data_fingerprint": prepared.fingerprint,
             "sweep": job.sweep,
+            "host": platform.node(),
             "chosen": {group: names[group] for group in ("data", "tokenizer")},
             **({} if start is None else {"init_from": start.fingerprint}),
             "versions": versions(),
             **git_state(),
             **machine.facts(),
         }
-        rules = config["run"]
-        claimed.append(
-            claim(outputs / "runs", name, config, facts, rules["existing"], rules["code_changed"])
-        )
+        existing, code_changed = config["run"]["existing"], config["run"]["code_changed"]
+        waits = job.sweep is not None
+        claimed.append(claim(outputs / "runs", name, config, facts, existing, code_changed, waits))
         return claimed[0].facts
 
     facts = world.decide(decide)

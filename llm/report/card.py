@@ -56,17 +56,20 @@ def _against_the_floor(facts: dict[str, Any], rows: list[dict[str, Any]]) -> lis
     last = next(row for row in reversed(rows) if "val/excess" in row)
     lines = [
         f"floor            {facts['floor']:.4f}   the lowest loss that is possible",
-        f"excess           {facts['excess']:.4f}   what is left to learn, by skill:",
+        f"excess           {facts['excess']:.4f}   what is left to learn",
     ]
     by_skill = sorted(facts["excess_by_skill"].items(), key=lambda item: -item[1])
-    largest = max(max(value for _, value in by_skill), 1e-9)
+    lines[-1] += ", by skill:" if by_skill else ""
+    largest = max([1e-9, *(value for _, value in by_skill)])  # a mixture has no skills of its own
     for name, value in by_skill:
         share = last[f"val/share/{name}"]
         if share:
             bar = "█" * max(0, round(_BAR * value / largest))
             lines.append(f"  {name:<14} {value:+.4f}  {share:4.0%} of tokens  {bar}")
-    lines.append(
-        f"samples accepted {facts['accepted']:.0%} at temperature 1, "
-        f"{facts['accepted_chat']:.0%} at chat's defaults"
-    )
+    if "accepted" in facts:
+        lines.append(
+            f"samples accepted {facts['accepted']:.0%} at temperature 1, "
+            f"{facts['accepted_chat']:.0%} at chat's defaults"
+        )
+
     return lines

@@ -9,6 +9,7 @@ curve.png       the loss curve
 """
 
 import os
+import sys
 import time
 from datetime import datetime
 from pathlib import Path
@@ -66,6 +67,7 @@ def claim(
     facts: dict[str, Any],
     existing: str,
     code_changed: str,
+    wait: bool = False,
 ) -> Run:
     """Take hold of the run of this identity, new, unfinished or finished.
 
@@ -75,9 +77,10 @@ def claim(
         root: `outputs/runs`
         facts: what run.json says of a new run; `code_hash` is compared with an existing one's
         existing: `resume`, or `restart` to move an existing run aside
-        code_changed: `refuse`, or `accept` to go on with a run that other code began
+        code_changed: `accept` to go on with a run that other code began, anything else refuses
+        wait: for the process that holds it, and then answer from its result
     Raises:
-        Refused: another process holds it, or other code made it
+        Refused: another process holds it (and `wait` is false), or other code made it
     """
     locks = root / ".locks"
     locks.mkdir(parents=True, exist_ok=True)
@@ -85,7 +88,13 @@ def claim(
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise Refused(f"{root / run_id} is being trained by another process; wait for it") from None
+        if not wait:
+            raise Refused(
+                f"{root / run_id} is being trained by another process; wait for it"
+            ) from None
+        print(f"waiting for {root / run_id}, which another process trains", file=sys.stderr)
+        lock.acquire(poll_interval=0.25)
+        existing = "resume"  # what the other one has just made is not moved aside
     folder = root / run_id
     known = read_facts(folder)
     if known is not None and existing == "restart":
@@ -98,7 +107,7 @@ def claim(
         run.update(state="running")
         return run
     if known["code_hash"] != facts["code_hash"]:
-        if code_changed == "refuse":
+        if code_changed != "accept":
             lock.release()
             raise Refused(
                 f"{folder} was made by other code ({known['code_hash']}, now "

@@ -7,8 +7,11 @@ from typing import Any
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replace `path`: temporary name, sync, rename, sync of the folder."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    """Replace `path`: temporary name, sync, rename, sync of the folder.
+
+    The name is this process's own, since several may replace one file.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with temporary.open("wb") as file:
         file.write(content)
         file.flush()

@@ -22,6 +22,29 @@ def run_id(stem: list[str], identity: dict[str, Any], data_fingerprint: str) -> 
     return "-".join([*stem, hashlib.sha256(facts.encode()).hexdigest()[:10]])
 
 
+def identify(
+    chosen: dict[str, str],
+    identity: dict[str, Any],
+    machine_facts: dict[str, Any],
+    data_fingerprint: str,
+    start: tuple[str, str] | None = None,
+) -> tuple[str, dict[str, Any]]:
+    """A run's id and its whole identity: the one place that training and planning ask.
+
+    Args:
+        chosen: group to option
+        identity: of the validated config
+        machine_facts: what `auto` became on this machine
+        start: name and fingerprint of the weights that `model.init_from` brings
+    """
+    whole = {**identity, "hardware": machine_facts}
+    stem = [chosen["model"], chosen["moe"]] if start is None else [start[0]]
+    if start is not None:
+        whole["init_from"] = start[1]
+    stem.append(chosen["data"])
+    return run_id(stem, whole, data_fingerprint), whole
+
+
 def code_hash(package: Path = _PACKAGE) -> str:
     """A hash of every source file of `llm`."""
     digest = hashlib.sha256()
@@ -43,7 +66,14 @@ def versions() -> dict[str, str]:
 
 
 def git_state() -> dict[str, str]:
-    """The commit of the checkout and a hash of what differs from it; empty without git."""
+    """The commit of the checkout and a hash of what differs from it; empty without git.
+
+    A sweep's snapshot of the code says it itself, in `snapshot.json` beside the package.
+    """
+    frozen = _PACKAGE.parent / "snapshot.json"
+    if frozen.exists():
+        told: dict[str, str] = json.loads(frozen.read_text())["git"]
+        return told
 
     def ask(*arguments: str) -> str:
         command = ["git", "-C", str(_PACKAGE), *arguments]

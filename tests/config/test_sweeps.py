@@ -8,10 +8,16 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
 
+from llm.config.choices import Choices
+from llm.config.compose import plain
 from llm.config.errors import Failed, Interrupted
+from llm.config.jobs import Jobs
+from llm.config.overrides import read
+from llm.runs.identity import config_hash
 from tests.toy import TOY
-from tests.typist import Typist
+from tests.typist import Typist, edited_conf
 
 GRID = ["-m", "model=tiny", "moe=dense,switch", "moe.n_experts=2,4"]
 
@@ -42,6 +48,51 @@ def test_the_same_line_is_the_same_sweep_in_any_order(type_line):
         names.append(type_line.jobs[-1].sweep)
     assert names[0] == names[1] != names[2]
     assert names[0].startswith("seed-")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "optimizer.lr=0.001 moe.n_experts=8 moe=topk",
+        "optimizer.lr=1E-03 train.budget='1200steps' moe=topk moe.n_experts=8.0",
+        'optimizer.lr=1.0E-3 moe.n_experts=8 optimizer=muon moe.top_k=2 train.budget="1200steps"',
+        "++optimizer.lr=1e-3 seed=0 moe.n_experts=8 model.n_kv_heads=null",
+    ],
+)
+def test_order_and_spelling_make_no_other_experiment(type_line, line):
+    plain = type_line.accepted("moe=topk", "moe.n_experts=8", "optimizer.lr=1e-3")
+    other = type_line.accepted(*line.split())
+    assert config_hash(plain.validated.identity) == config_hash(other.validated.identity)
+
+
+def test_an_edited_default_is_another_experiment(type_line, tmp_path):
+    edited = edited_conf(tmp_path / "c", "model/nano.yaml", "d_ff: 176", "d_ff: 177")
+    plain, other = type_line.accepted(), type_line.accepted("--config-path", str(edited))
+    assert config_hash(plain.validated.identity) != config_hash(other.validated.identity)
+
+
+def test_how_a_sweep_is_launched_does_not_name_it(type_line):
+    assert type_line("-m", "seed=1,2").code == 0
+    name = type_line.jobs[-1].sweep
+    assert type_line("-m", "run.code_changed=accept", "seed=1,2", "hydra.verbose=false").code == 0
+    assert type_line.jobs[-1].sweep == name
+
+
+def test_the_quick_way_to_compose_a_job_is_hydras(workplace):
+    """Every job of a grid has the config that Hydra composes from its overrides."""
+    line = ["model=tiny,nano", "moe=dense,switch", "moe.n_experts=2,4", "optimizer.lr=1e-3"]
+    line += ["optimizer/schedule=wsd", "seed=3,4", "outputs=o1,o2"]
+    choices = Choices()
+    jobs = Jobs("llm.train", print, choices, read(line, choices, True), True)
+    composer, grid = jobs.composer(), list(jobs.grid())
+    assert len(grid) == 32
+    with composer.opened():
+        made = [jobs.job(i, overrides, composer) for i, overrides in enumerate(grid)]
+    with initialize_config_dir(str(choices.conf), version_base="1.3"):
+        for i in (0, 7, 13, 31):
+            given = [t if t.split("=")[0] in choices.groups else f"++{t}" for t in grid[i]]
+            assert made[i].raw == plain(compose("train", given))
+            assert made[i].chosen["model"] == ("tiny" if i < 16 else "nano")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,56 @@
+"""Hydra finds launchers in this namespace package: `hydra/launcher=local`, the default for -m."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+
+
+@dataclass
+class LocalLauncherConf:
+    """The keys of `hydra.launcher`.
+
+    jobs: processes at a time; null for what cores, memory and GPUs allow
+    retries: how often a job that was killed, or failed by the machine's fault, is tried again
+    backoff: seconds before the first of these, doubled for each further one
+    fail_fast: the first job that fails ends the sweep; the others are saved and go on later
+    """
+
+    _target_: str = "hydra_plugins.llm_local.LocalLauncher"
+    jobs: int | None = None
+    retries: int = 1
+    backoff: float = 5.0
+    fail_fast: bool = False
+
+
+ConfigStore.instance().store(
+    group="hydra/launcher", name="local", node=LocalLauncherConf, provider="llm"
+)
+
+
+class LocalLauncher(Launcher):
+    """A process for each job on this machine; `llm.sweep.launch` has the work."""
+
+    def __init__(self, jobs: int | None, retries: int, backoff: float, fail_fast: bool):
+        self.jobs, self.retries, self.backoff, self.fail_fast = jobs, retries, backoff, fail_fast
+
+    def setup(self, *, hydra_context: Any, task_function: Any, config: Any) -> None:
+        self.task_function = task_function
+
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
+        from llm.sweep.launch import launch
+
+        return launch(
+            self.task_function,
+            [list(overrides) for overrides in job_overrides],
+            initial_job_idx,
+            self.jobs,
+            self.retries,
+            self.backoff,
+            self.fail_fast,
+        )

@@ -1,0 +1,1 @@
+"""Before spending: what a line would do and what that costs."""

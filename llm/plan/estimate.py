@@ -1,0 +1,162 @@
+"""A job before it is begun: what it is, what it costs, what is done of it already."""
+
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llm.config.errors import Refused
+from llm.config.jobs import Jobs
+from llm.config.outcome import Outcome, SweepJob, as_problem, run_facts
+from llm.config.root import Budget
+from llm.config.validate import Validated
+from llm.plan.cost import Costs
+from llm.plan.fairness import Entry
+from llm.plan.history import Estimate, History, machine_name, signature
+from llm.plan.memory import peak_memory
+from llm.sweep.answer import Answers
+
+#: Seconds from the start of a process to its first step: importing PyTorch, opening the data.
+_START = 6.0
+#: An evaluation runs forward only: a third of the operations of training.
+_FORWARD = 1 / 3
+_UNKNOWN = Estimate(math.nan, "unknown")
+
+
+@dataclass
+class Planned:
+    """One job of the grid."""
+
+    number: int
+    label: str
+    overrides: list[str] = field(default_factory=list)
+    run: str | None = None
+    #: new, finished, failed, interrupted, running, refused, duplicate, or unknown
+    state: str = "new"
+    problem: str = ""
+    same_as: int | None = None  # number of the job that is the same run
+    params_total: float = math.nan
+    params_active: float = math.nan
+    flops_per_token: float = math.nan
+    vocab_known: bool = True
+    tokens: float = math.nan
+    memory: Estimate = _UNKNOWN
+    seconds: Estimate = _UNKNOWN
+    entry: Entry | None = None
+
+    @property
+    def flops(self) -> float:
+        return self.tokens * self.flops_per_token
+
+    @property
+    def counted(self) -> bool:
+        """Whether parameters and operations are known."""
+        return math.isfinite(self.params_total)
+
+    @property
+    def to_do(self) -> bool:
+        return self.state not in ("finished", "refused", "duplicate")
+
+
+class Planner:
+    """Looks at jobs one by one; what they share is found out once."""
+
+    def __init__(self, jobs: Jobs, outputs: Path, answers: Answers):
+        self.jobs, self.answers = jobs, answers
+        self.costs, self.history = Costs(), History(outputs)
+        self.machine_facts = answers.machine_facts
+        self._first: dict[str, int] = {}
+
+    def plan(self, number: int, made: SweepJob | Outcome) -> Planned:
+        if isinstance(made, Outcome):
+            label = self.jobs.label(made.overrides)
+            return Planned(number, label, made.overrides, state="refused", problem=made.problem)
+        planned = Planned(number, made.swept, made.overrides)
+        try:
+            self._fill(planned, made.validated(self.jobs.choices))
+        except Refused as refusal:
+            planned.state = "refused"
+            planned.problem = str(as_problem(refusal, made.words))
+        return planned
+
+    def _fill(self, planned: Planned, validated: Validated) -> None:
+        config = validated.config
+        manifest = self.answers.prepared(validated)
+        vocab, planned.vocab_known = self.costs.vocabulary(config, manifest)
+        account = self.costs.account(config, vocab)
+        planned.run = self.answers.run_id(validated)
+        # Where only the job can find out its id, equal configs are still the same run.
+        identity = planned.run or json.dumps(validated.identity, sort_keys=True)
+        first = self._first.setdefault(identity, planned.number)
+        if first != planned.number:
+            planned.state, planned.same_as = "duplicate", first
+        elif planned.run is not None:
+            facts = run_facts(Path(config["outputs"]) / "runs" / planned.run)
+            planned.state = facts.get("state", "new")
+        elif config["model"].get("init_from") is not None:
+            planned.state = "unknown"
+        here = self.machine_facts(config["hardware"])
+        if here is None:
+            raise Refused("that device is not here; take hardware=cpu", "hardware")
+        if account is None:
+            return
+        planned.params_total = account.params_total
+        planned.params_active = account.params_active
+        planned.flops_per_token = account.flops_per_token
+        minutes, planned.tokens = _extent(config, account.flops_per_token, manifest)
+        mark, machine = signature(config, vocab), machine_name(here)
+        formula = peak_memory(
+            {**config, "hardware": here}, account.params_total, vocab, here["device"]
+        )
+        planned.memory = self.history.memory(mark, machine, formula)
+        rate = self.history.seconds_per_token(mark, machine, account.flops_per_token)
+        if minutes is not None:
+            planned.seconds = Estimate(60 * minutes + _START, "given")
+            planned.tokens = 60 * minutes / rate.value
+        else:
+            seconds = _seconds(config, planned.tokens, rate.value, manifest)
+            planned.seconds = Estimate(seconds, rate.basis)
+        planned.entry = Entry(
+            " ".join(word for word in planned.label.split() if not word.startswith("seed=")),
+            validated.identity,
+            config["seed"],
+            planned.tokens,
+            planned.flops,
+            account.params_active,
+            account.params_total,
+        )
+
+
+def _extent(
+    config: dict[str, Any], flops_per_token: int, manifest: dict[str, Any]
+) -> tuple[float | None, float]:
+    """Minutes where the clock decides, and tokens where they are known."""
+    train = config["train"]
+    budget = Budget.parse(train["budget"])
+    a_step = train["batch_size"] * train["grad_accum_steps"] * config["model"]["max_seq_len"]
+    if budget.unit == "min":
+        return budget.amount, math.nan
+    if budget.unit == "epoch":
+        if not manifest:
+            return None, math.nan
+        return None, budget.amount * manifest["train"]
+    tokens = {
+        "tok": budget.amount,
+        "step": budget.amount * a_step,
+        "flops": budget.amount / flops_per_token,
+    }[budget.unit]
+    return None, max(1, math.ceil(tokens / a_step - 1e-9)) * a_step
+
+
+def _seconds(
+    config: dict[str, Any], tokens: float, a_token: float, manifest: dict[str, Any]
+) -> float:
+    """Start, training steps, and evaluations on the validation tokens."""
+    train = config["train"]
+    a_step = train["batch_size"] * train["grad_accum_steps"] * config["model"]["max_seq_len"]
+    available = manifest["val"] if manifest else math.inf
+    examined = min(train["eval_tokens"] or math.inf, available)
+    examined = examined if math.isfinite(examined) else 0.0
+    evaluations = tokens / a_step / train["eval_every"] + 1
+    return _START + tokens * a_token + evaluations * examined * a_token * _FORWARD

@@ -1,0 +1,247 @@
+"""Runs as a report needs them: what they were told, what they spent, what they reached."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from llm.config.errors import Refused
+from llm.config.schema import dataclass_of, locate, schema_of
+from llm.plan.fairness import Entry, flat
+from llm.tracking.log import parse
+
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+@dataclass
+class Point:
+    """One evaluation."""
+
+    tokens: int
+    seconds: float | None
+    loss: float
+    bpb: float | None
+
+
+@dataclass
+class Result:
+    """One run. `recorded` is the part of its config that can change a result."""
+
+    folder: Path
+    facts: dict[str, Any]
+    config: dict[str, Any]
+    recorded: dict[str, Any]
+    points: list[Point]
+    last: dict[str, Any]  # the last row with an evaluation
+    named: dict[str, str] = field(default_factory=dict)  # swept overrides, where from a sweep
+    label: str = ""  # of its arm
+
+    @property
+    def id(self) -> str:
+        return self.folder.name
+
+    @property
+    def seed(self) -> int:
+        return int(self.config["seed"])
+
+    @property
+    def finished(self) -> bool:
+        return self.facts.get("state") == "finished" and bool(self.points)
+
+    @property
+    def loss(self) -> float:
+        return self.points[-1].loss
+
+    @property
+    def flops(self) -> float:
+        return float(self.facts["tokens"] * self.facts["flops_per_token"])
+
+    @property
+    def is_dense(self) -> bool:
+        return "n_experts" not in self.config["moe"]
+
+    def entry(self) -> Entry:
+        tokens = self.facts.get("tokens")
+        flops = tokens * self.facts["flops_per_token"] if tokens else None
+        return Entry(
+            self.label,
+            self.recorded,
+            self.seed,
+            tokens,
+            flops,
+            self.facts.get("params_active"),
+            self.facts.get("params_total"),
+        )
+
+
+@dataclass
+class Collection:
+    """What a report is about."""
+
+    results: list[Result]
+    problems: list[tuple[str, str]]  # what and why: jobs without a run, damaged files
+    named: list[str]  # keys that the sweep varies; empty where several runs were listed
+    title: str
+    folder: Path  # where the report goes unless told otherwise
+
+
+def collect(paths: list[Path]) -> Collection:
+    """Runs, sweeps and folders of either, each run once.
+
+    Raises Refused where there is nothing to report on.
+    """
+    folders: dict[str, Path] = {}
+    named: dict[str, dict[str, str]] = {}
+    problems: list[tuple[str, str]] = []
+    for path in paths:
+        if not path.is_dir():
+            raise Refused(f"{path}: is no run, no sweep and no folder of them")
+        if (path / "jobs.jsonl").exists():
+            _of_sweep(path, folders, named, problems)
+        elif (path / "run.json").exists():
+            folders[path.name] = path
+        else:
+            inside = sorted(path.glob("*/run.json")) or sorted(path.glob("runs/*/run.json"))
+            folders.update({file.parent.name: file.parent for file in inside})
+    results = []
+    for name, folder in folders.items():
+        try:
+            results.append(_read(folder, named.get(name, {})))
+        except (OSError, ValueError, KeyError) as error:
+            problems.append((name, f"cannot be read: {error}"))
+    if not results and not problems:
+        raise Refused(f"{', '.join(map(str, paths))}: there are no runs yet")
+    keys = sorted({key for values in named.values() for key in values} - {"seed"})
+    only = paths[0]
+    is_sweep = len(paths) == 1 and (only / "jobs.jsonl").exists()
+    home = only / "report" if is_sweep or len(paths) == 1 else only.parent / "report"
+    title = only.resolve().name if len(paths) == 1 else f"{len(results)} runs"
+    _label(results)
+    return Collection(results, problems, keys, title, home)
+
+
+def _of_sweep(
+    path: Path,
+    folders: dict[str, Path],
+    named: dict[str, dict[str, str]],
+    problems: list[tuple[str, str]],
+) -> None:
+    """The newest outcome of each job; runs under way are in the manifest only."""
+    jobs: dict[int, dict[str, Any]] = {}
+    if (path / "sweep.json").exists():
+        for job in json.loads((path / "sweep.json").read_bytes())["jobs"]:
+            jobs[job["job"]] = {**job, "exit": 0, "problem": ""}
+    for line in (path / "jobs.jsonl").read_text().splitlines():
+        told = json.loads(line)
+        known = jobs.get(told["job"], {})
+        jobs[told["job"]] = {**told, "run": told.get("run") or known.get("run")}
+    pairs = {n: dict(o.split("=", 1) for o in job["overrides"]) for n, job in jobs.items()}
+    every = {key for values in pairs.values() for key in values}
+    swept = {key for key in every if len({values.get(key) for values in pairs.values()}) > 1}
+    runs = path.parent.parent / "runs"
+    for number, job in jobs.items():
+        values = {k: v for k, v in pairs[number].items() if k in swept}
+        if job["exit"] and job["exit"] not in (130, 143):  # interrupted is not failed
+            words = " ".join(f"{k}={v}" for k, v in values.items())
+            problems.append((f"job {number} ({words})", job["problem"]))
+        run = job.get("run")
+        if run and (runs / run / "run.json").exists():
+            folders[run] = runs / run
+            named.setdefault(run, values)
+
+
+def _read(folder: Path, named: dict[str, str]) -> Result:
+    facts = json.loads((folder / "run.json").read_bytes())
+    config = yaml.load((folder / "config.yaml").read_text(encoding="utf-8"), _LOADER)
+    recorded = _recorded(config)
+    recorded["hardware"] = {k: facts.get(k) for k in ("device", "precision")}
+    seconds = _seconds(folder)
+    points, last = [], {}
+    path = folder / "metrics.jsonl"
+    text = path.read_bytes() if path.exists() else b""
+    # Only rows with an evaluation are read: a hundredth of the log.
+    whole = text[: text.rfind(b"\n") + 1]
+    rows = b"".join(line + b"\n" for line in whole.split(b"\n") if b'"val/loss"' in line)
+    for row in parse(rows, path):
+        if row["val/loss"] is None:
+            continue
+        points.append(
+            Point(row["tokens"], seconds.get(row["step"]), row["val/loss"], row.get("val/bpb"))
+        )
+        last = row
+    return Result(folder, facts, config, recorded, points, last, named)
+
+
+def _seconds(folder: Path) -> dict[int, float]:
+    """Step to seconds since the start; steps taken twice count as they were taken last."""
+    path = folder / "perf.jsonl"
+    if not path.exists():
+        return {}
+    rows = parse(path.read_bytes(), path)
+    return {row["step"]: row["perf/seconds"] for row in rows if "perf/seconds" in row}
+
+
+def _recorded(config: dict[str, Any]) -> dict[str, Any]:
+    from llm.config.root import Experiment
+
+    return _part(config, Experiment)
+
+
+def _part(node: dict[str, Any], target: Any) -> dict[str, Any]:
+    """What of a node can change a result; all of it where its class is not at hand."""
+    schema = schema_of(target)
+    found = {"_target_": node["_target_"]} if "_target_" in node else {}
+    for key, value in node.items():
+        parameter = schema.keys.get(key)
+        if parameter is None or not parameter.recorded:
+            continue
+        if isinstance(value, dict):
+            section = dataclass_of(parameter.annotation)
+            try:
+                inner = section or locate(value.get("_target_"))
+                found[key] = _part(value, inner)
+            except Refused:  # a plugin's
+                found[key] = value
+        else:
+            found[key] = value
+    return found
+
+
+def _label(results: list[Result]) -> None:
+    """Names of arms: what was swept, or else the choices and keys that differ."""
+    if results and all(result.named for result in results):
+        for result in results:
+            words = [f"{_leaf(k)}={v}" for k, v in result.named.items() if k != "seed"]
+            if result.is_dense:  # keys of experts have no effect
+                words = [word for word in words if word.split("=")[0] not in _EXPERT_KEYS]
+            result.label = " ".join(words) or "everything at its default"
+        return
+    stems = {result.id: result.id.rsplit("-", 1)[0] for result in results}
+    several = len(set(stems.values())) > 1
+    shown = {stem: stem for stem in stems.values()}
+    if several:
+        parts = {stem: stem.split("-") for stem in shown}
+        if len({len(words) for words in parts.values()}) == 1:  # only what tells them apart
+            columns = zip(*parts.values(), strict=True)
+            varies = [len(set(column)) > 1 for column in columns]
+            for stem, words in parts.items():
+                shown[stem] = "-".join(w for w, v in zip(words, varies, strict=True) if v)
+    rows = {result.id: flat(result.recorded) for result in results}
+    differing: set[str] = set()
+    for stem in set(stems.values()):
+        same = [rows[name] for name, other in stems.items() if other == stem]
+        keys = {key for row in same for key in row} - {"seed"}
+        differing |= {k for k in keys if len({str(row.get(k)) for row in same}) > 1}
+    for result in results:
+        row = rows[result.id]
+        words = [f"{_leaf(k)}={row[k]}" for k in sorted(differing) if k in row]
+        result.label = " ".join([shown[stems[result.id]]] * several + words) or stems[result.id]
+
+
+_EXPERT_KEYS = ("n_experts", "top_k", "balance_loss", "z_loss", "capacity_factor", "granularity")
+
+
+def _leaf(key: str) -> str:
+    return key.rsplit(".", 1)[-1]

@@ -1,0 +1,87 @@
+"""Arms of a report: means over seeds, intervals, and what a paired test says of them."""
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+from llm.report.collect import Result
+from llm.report.statistics import Comparison, Mean, compare, mean_interval
+
+
+@dataclass
+class Standing:
+    """One arm: its finished runs and how it stands against another arm."""
+
+    label: str
+    results: list[Result]
+    loss: Mean
+    excess: Mean | None
+    against: str | None = None  # label of the arm that it is compared with
+    comparison: Comparison | None = None
+
+    @property
+    def first(self) -> Result:
+        return self.results[0]
+
+    def mean(self, name: str) -> float:
+        """Of a figure of run.json."""
+        return sum(float(r.facts[name]) for r in self.results) / len(self.results)
+
+
+def by_arm(results: list[Result]) -> dict[str, list[Result]]:
+    """Label to finished runs, in order of seed; one run of each seed."""
+    found: dict[str, dict[int, Result]] = defaultdict(dict)
+    for result in results:
+        if result.finished:
+            found[result.label].setdefault(result.seed, result)
+    return {label: [seeds[s] for s in sorted(seeds)] for label, seeds in found.items()}
+
+
+def standings(results: list[Result], metric: str = "val_loss") -> list[Standing]:
+    """Best first. Each arm is compared with the dense arm of its size, where there is one and it
+    is another arm; otherwise with the best arm.
+
+    Args:
+        metric: `val_loss`, or `val_bpb` where tokenizers differ
+    """
+    rows = []
+    for label, runs in by_arm(results).items():
+        loss = mean_interval([float(run.facts[metric]) for run in runs])
+        known = [run.facts["excess"] for run in runs if run.facts.get("excess") is not None]
+        rows.append(Standing(label, runs, loss, mean_interval(known) if known else None))
+    rows.sort(key=lambda row: row.loss.mean)
+    for row in rows:
+        other = _reference(row, rows)
+        if other is not None:
+            row.against = other.label
+            row.comparison = compare(_by_seed(row, metric), _by_seed(other, metric))
+    return rows
+
+
+def _reference(row: Standing, rows: list[Standing]) -> Standing | None:
+    dense = [
+        other
+        for other in rows
+        if other is not row
+        and other.first.is_dense
+        and not row.first.is_dense
+        and _size(other.first) == _size(row.first)
+    ]
+    # Of several, the one that differs in least, so that one thing is compared.
+    if dense:
+        return max(dense, key=lambda other: _likeness(other.first, row.first))
+    return rows[0] if row is not rows[0] else None
+
+
+def _size(result: Result) -> tuple[object, object]:
+    return result.config["model"]["d_model"], result.config["model"]["n_layers"]
+
+
+def _likeness(one: Result, other: Result) -> int:
+    from llm.plan.fairness import flat
+
+    a, b = flat(one.recorded), flat(other.recorded)
+    return sum(a[key] == b[key] for key in a.keys() & b.keys())
+
+
+def _by_seed(row: Standing, metric: str) -> dict[int, float]:
+    return {run.seed: float(run.facts[metric]) for run in row.results}

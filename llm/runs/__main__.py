@@ -1,0 +1,194 @@
+"""`python -m llm.runs`: the runs on disk.
+
+  python -m llm.runs [CONDITION ...] [--sort=KEY]   list: moe=dense val_loss<1.2 state=failed tag=x
+  python -m llm.runs diff A B                       what differs: config, code, data, curves
+  python -m llm.runs tag RUN WORD ...               add tags; -WORD takes one away
+  python -m llm.runs rm RUN ... [--yes]             delete
+  python -m llm.runs sync [RUN ...] [--offline]     send to W&B from metrics.jsonl, whole, again
+
+RUN is an id, its last digits, or a path. `--outputs=FOLDER` looks elsewhere than in outputs/.
+"""
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from llm.config.entry import guard
+from llm.config.errors import Failed, Refused
+from llm.config.suggest import did_you_mean
+from llm.runs.directory import is_alive
+from llm.runs.listing import Condition, Listed, curve, differences, find, pick, sweeps_of
+from llm.tracking.progress import brief, clock
+
+_FLAGS = ("--sort", "--outputs", "--yes", "--offline", "--project", "--help")
+
+_SHOWN = ("id", "state", "tag", "tags", "model", "moe", "data", "val_loss", "excess", "tokens")
+
+
+def run(arguments: list[str]) -> int:
+    """Do one of the commands; the exit code."""
+    typed = [a for a in arguments if a.startswith("--")]
+    flags = {name: value for name, _, value in (flag.partition("=") for flag in typed)}
+    words = [a for a in arguments if not a.startswith("--")]
+    unknown = [name for name in flags if name not in _FLAGS]
+    if unknown:
+        raise Refused(f"{unknown[0]}: there is no such flag{did_you_mean(unknown[0], _FLAGS)}")
+    if "--help" in flags or words[:1] == ["help"]:
+        print(__doc__)
+        return 0
+    outputs = Path(flags.get("--outputs", "outputs"))
+    runs = find(outputs)
+    command, rest = (words[0], words[1:]) if words and words[0].isalpha() else ("list", words)
+    if command == "list":
+        _list(outputs, runs, [Condition.parse(text) for text in rest], flags.get("--sort"))
+    elif command == "diff" and len(rest) == 2:
+        _diff(pick(runs, rest[0]), pick(runs, rest[1]))
+    elif command == "tag" and len(rest) > 1:
+        _tag(pick(runs, rest[0]), rest[1:])
+    elif command == "rm" and rest:
+        _remove(outputs, [pick(runs, word) for word in rest], "--yes" in flags)
+    elif command == "sync":
+        chosen = [pick(runs, word) for word in rest] or runs
+        mode = "offline" if "--offline" in flags else "online"
+        _sync(chosen, mode, flags.get("--project"))
+    else:
+        commands = ("list", "diff", "tag", "rm", "sync")
+        hint = did_you_mean(command, commands) if command not in commands else "; see --help"
+        raise Refused(f"{' '.join(words)}: is no command of llm.runs{hint}")
+    return 0
+
+
+def _list(outputs: Path, runs: list[Listed], conditions: list[Condition], sort: str | None) -> None:
+    chosen = [run for run in runs if all(condition.holds(run) for condition in conditions)]
+    if sort:
+        key = sort.lstrip("-")
+        values = {run.id: run.value(key) for run in chosen}
+        if chosen and all(value is None for value in values.values()):
+            raise Refused(f"--sort={sort}: no run has this key")
+        known = [run for run in chosen if values[run.id] is not None]
+        known.sort(key=lambda run: _sortable(values[run.id]), reverse=sort.startswith("-"))
+        chosen = known + [run for run in chosen if values[run.id] is None]
+    sweeps = sweeps_of(outputs)
+    head = ["run", "state", "val/loss", "excess", "active", "total", "tokens", "time"]
+    extra = [c.key for c in conditions if c.key not in _SHOWN]
+    rows = [[*head, *extra, "tags", "sweeps"]]
+    for run in chosen:
+        facts = run.facts
+        rows.append(
+            [
+                run.id,
+                run.state,
+                _figure(facts.get("val_loss"), "{:.4f}"),
+                _figure(facts.get("excess"), "{:.4f}"),
+                brief(facts["params_active"]) if "params_active" in facts else "",
+                brief(facts["params_total"]) if "params_total" in facts else "",
+                brief(facts["tokens"]) if "tokens" in facts else "",
+                clock(facts["seconds"]) if "seconds" in facts else "",
+                *(str(run.value(key)) for key in extra),
+                " ".join(run.tags),
+                " ".join(sweeps.get(run.id, [])),
+            ]
+        )
+    _print(rows, left=(0, 1, len(rows[0]) - 2, len(rows[0]) - 1))
+    print(f"{len(chosen)} of {len(runs)} runs", file=sys.stderr)
+
+
+def _diff(one: Listed, other: Listed) -> None:
+    rows = [["", one.id, other.id]]
+    rows += [[key, str(a), str(b)] for key, a, b in differences(one, other)]
+    if len(rows) == 1:
+        rows.append(["nothing differs", "", ""])
+    for name in ("state", "val_loss", "val_bpb", "excess", "tokens", "seconds"):
+        rows.append([name, str(one.value(name)), str(other.value(name))])
+    _print(rows, left=(0, 1, 2))
+    a, b = curve(one), curve(other)
+    common = sorted(a.keys() & b.keys())
+    if common:
+        shown = (
+            common
+            if len(common) <= 12
+            else [common[i * (len(common) - 1) // 11] for i in range(12)]
+        )
+        table = [["tokens", one.id[-10:], other.id[-10:], "difference"]]
+        table += [[f"{t:,}", f"{a[t]:.4f}", f"{b[t]:.4f}", f"{b[t] - a[t]:+.4f}"] for t in shown]
+        print("\nvalidation loss")
+        _print(table, left=())
+        same = all(a[t] == b[t] for t in common)
+        print("the curves are equal to the last digit" if same else "")
+
+
+def _tag(run: Listed, words: list[str]) -> None:
+    gone = {word.removeprefix("-") for word in words if word.startswith("-")}
+    new = [word for word in words if not word.startswith("-")]
+    run.set_tags([tag for tag in [*run.tags, *new] if tag not in gone])
+
+
+def _remove(outputs: Path, runs: list[Listed], sure: bool) -> None:
+    alive = [run.id for run in runs if is_alive(run.folder)]
+    if alive:
+        raise Refused(f"{alive[0]}: is being trained; stop it first")
+    sweeps = sweeps_of(outputs)
+    for run in runs:
+        listed = sweeps.get(run.id)
+        print(f"{run.folder} ({run.state})" + (f", in {', '.join(listed)}" if listed else ""))
+    if not sure:
+        if not sys.stdin.isatty():
+            raise Refused("rm: deletes for ever; add --yes")
+        if input("delete for ever? [y/N] ").strip().lower() != "y":
+            return
+    for run in runs:
+        shutil.rmtree(run.folder)
+
+
+def _sync(runs: list[Listed], mode: str, project: str | None) -> None:
+    """Each run's whole log again, under its own id: what W&B has of it is continued."""
+    import json
+
+    import yaml
+
+    from llm.tracking.wandb_mirror import Wandb
+
+    failed = 0
+    for run in runs:
+        if is_alive(run.folder):
+            print(f"{run.id}: is being trained, and mirrors itself", file=sys.stderr)
+            continue
+        told: list[str] = []
+        config: Any = yaml.safe_load((run.folder / "config.yaml").read_text(encoding="utf-8"))
+        options = {"project": project} if project else {}
+        tracker = Wandb(mode=mode, tags=run.tags or None, patience=600.0, **options)  # type: ignore[arg-type]
+        facts = json.loads((run.folder / "run.json").read_bytes())
+        sweep, flops = facts.get("sweep"), facts.get("flops_per_token")
+        tracker.start(run.id, run.folder, config, sweep, 0, flops, told.append)
+        tracker.finish(0 if run.state == "finished" else 1)
+        for line in told:
+            print(f"{run.id}: {line}", file=sys.stderr)
+        failed += bool(told)
+        print(run.id if not told else f"{run.id}  not sent")
+    if failed:
+        raise Failed(
+            f"{failed} of {len(runs)} runs were not sent as asked; the same line tries again"
+        )
+
+
+def _sortable(value: Any) -> tuple[int, Any]:
+    return (0, value) if isinstance(value, int | float) else (1, str(value))
+
+
+def _figure(value: Any, form: str) -> str:
+    return form.format(value) if isinstance(value, int | float) else ""
+
+
+def _print(rows: list[list[str]], left: tuple[int, ...]) -> None:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        cells = [
+            cell.ljust(width) if i in left else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        print("  ".join(cells).rstrip())
+
+
+if __name__ == "__main__":
+    guard("llm.runs", lambda: run(sys.argv[1:]))

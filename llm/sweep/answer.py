@@ -1,0 +1,101 @@
+"""Which run answers a job, without starting it."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from llm.config.errors import Refused
+from llm.config.instantiate import instantiate
+from llm.config.validate import Validated
+from llm.runs.identity import identify
+
+
+class Data(NamedTuple):
+    """What is known of a job's data before it is prepared."""
+
+    fingerprint: str
+    folders: list[Path]  # of the prepared corpus, or of a mixture's parts; they may be missing
+
+
+class Answers:
+    """Run ids of validated configs; what many of them share is found out once.
+
+    Args:
+        machine_facts: of a `hardware` node, what `auto` becomes here; None where that is unknown
+    """
+
+    def __init__(self, machine_facts: Callable[[dict[str, Any]], dict[str, Any] | None]):
+        self.machine_facts = machine_facts
+        self._data: dict[str, Data | None] = {}
+
+    def run_id(self, validated: Validated) -> str | None:
+        """The id, None where only the job itself can find out.
+
+        So it is with a corpus behind the network, a vocabulary that a mixture's texts have still
+        to give, and weights to start from.
+        """
+        if validated.config["model"].get("init_from") is not None:
+            return None
+        data = self.data(validated)
+        facts = self.machine_facts(validated.config["hardware"])
+        if data is None or facts is None:
+            return None
+        return identify(validated.chosen, validated.identity, facts, data.fingerprint)[0]
+
+    def data(self, validated: Validated) -> Data | None:
+        """Reads the text where the corpus is the user's own and was not read before."""
+        config, chosen = validated.config, validated.chosen
+        names = (chosen["data"], chosen["tokenizer"])
+        nodes = [config["data"], config["tokenizer"], names, config["outputs"]]
+        key = json.dumps(nodes, sort_keys=True)
+        if key not in self._data:
+            try:
+                self._data[key] = _data(config, *names)
+            except (Refused, OSError, RuntimeError, ImportError):
+                self._data[key] = None
+        return self._data[key]
+
+    def prepared(self, validated: Validated) -> dict[str, Any]:
+        """`vocab_size` and the tokens of each split, summed over a mixture's parts.
+
+        Empty where the data are not prepared yet.
+        """
+        data = self.data(validated)
+        try:
+            manifests = [json.loads((f / "manifest.json").read_bytes()) for f in data.folders]  # type: ignore[union-attr]
+            sums = {
+                split: sum(manifest["splits"][split]["tokens"] for manifest in manifests)
+                for split in ("train", "val")
+            }
+            return {"vocab_size": manifests[0]["vocab_size"], **sums}
+        except (AttributeError, OSError, ValueError):
+            return {}
+
+
+def _data(config: dict[str, Any], corpus_name: str, tokenizer_name: str) -> Data | None:
+    from llm.data import checksums
+    from llm.data.mixture import Mixture, fingerprint_of, fingerprints
+    from llm.data.prepare import fingerprint
+
+    root, node = Path(config["outputs"]) / "data", config["tokenizer"]
+    corpus = instantiate(config["data"], "data", config["plugins"])
+    with checksums.remembering(root / ".checksums.json"):
+        if not isinstance(corpus, Mixture):
+            mark = fingerprint(corpus, node)
+            return Data(mark, [root / f"{corpus_name}-{tokenizer_name}-{mark}"])
+        tokenizer = instantiate(node, "tokenizer", config["plugins"])
+        parts = fingerprints(corpus, tokenizer, node, tokenizer_name, root)
+    if parts is None:
+        return None
+    folders = [root / f"{name}-{tokenizer_name}-{mark}" for name, mark in parts.items()]
+    return Data(fingerprint_of(parts), folders)
+
+
+def resolved_here(node: dict[str, Any]) -> dict[str, Any] | None:
+    """Machine facts of a hardware node, asked of PyTorch; None where the device is not there."""
+    try:
+        facts: dict[str, Any] = instantiate(node, "hardware").resolve().facts()
+    except Refused:
+        return None
+    return facts

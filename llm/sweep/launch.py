@@ -1,0 +1,299 @@
+"""The local launcher: a process a job, as many at a time as the machine allows."""
+
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from hydra.core.utils import JobReturn, JobStatus
+
+from llm.config.errors import Interrupted, Refused
+from llm.config.jobs import Jobs
+from llm.config.outcome import Outcome, SweepJob, as_problem, report_problem, run_facts
+from llm.plan.cost import Costs
+from llm.plan.memory import peak_memory
+from llm.runs.files import write_json
+from llm.runs.identity import code_hash
+from llm.sweep import process
+from llm.sweep.answer import Answers, resolved_here
+from llm.sweep.resources import Gpus, cpu_slots, gpu_ids, memory_free, threads_each
+from llm.sweep.table import Table
+from llm.sweep.task import Task
+
+#: Seconds between two looks at the processes.
+_PERIOD = 0.05
+
+
+def launch(
+    jobs: Jobs,
+    job_overrides: list[list[str]],
+    first: int,
+    parallel: int | None,
+    retries: int,
+    backoff: float,
+    fail_fast: bool,
+) -> list[JobReturn]:
+    """Do the jobs; returns what Hydra's sweepers want, the validation loss as the value.
+
+    Args:
+        jobs: the command's, with the sweep's snapshot
+        first: number of the first job
+        parallel: processes at a time, None for what the machine allows
+        retries, backoff, fail_fast: the keys of `hydra.launcher`
+    Raises:
+        Interrupted: Ctrl-C or SIGTERM came; the jobs have saved and go on with the same line
+    """
+    tasks = _tasks(jobs, job_overrides, first)
+    _write_manifest(jobs, tasks)
+    pool = _Pool(jobs, tasks, parallel, retries, backoff, fail_fast)
+    for task in tasks:
+        if task.outcome is not None:
+            pool.conclude(task, task.outcome)
+    with _signals(pool):
+        pool.work()
+    _write_manifest(jobs, tasks)
+    if pool.stop is not None:
+        raise Interrupted(pool.stop)
+    print(jobs.folder)
+    outcomes = [task.outcome for task in tasks if task.outcome is not None]
+    jobs.codes += [outcome.exit for outcome in outcomes]
+    return [_job_return(outcome) for outcome in outcomes]
+
+
+def _tasks(jobs: Jobs, job_overrides: list[list[str]], first: int) -> list[Task]:
+    """Compose and validate every job; find those that are done, and those that are the same."""
+    frozen = jobs.frozen()
+    assert jobs.snapshot is not None
+    composer, answers = frozen.composer(), Answers(resolved_here)
+    costs = Costs()
+    code = code_hash(jobs.snapshot / "llm")
+    tasks: list[Task] = []
+    firsts: dict[str, Task] = {}
+    with composer.opened():
+        for number, overrides in enumerate(job_overrides, first):
+            job = frozen.job(number, overrides, composer)
+            if isinstance(job, Outcome):
+                label = frozen.label(job.overrides)
+                empty = SweepJob(
+                    number, job.overrides, label, {}, {}, {}, [], [], jobs.sweep, jobs.folder
+                )
+                tasks.append(Task(empty, outcome=job))
+                continue
+            task = Task(job)
+            tasks.append(task)
+            try:
+                validated = job.validated(frozen.choices)
+            except Refused as refusal:
+                task.outcome = Outcome(number, job.overrides, 2, str(refusal), again=False)
+                continue
+            config = validated.config
+            task.run = answers.run_id(validated)
+            task.device = (resolved_here(config["hardware"]) or {}).get("device", "cpu")
+            vocab, _ = costs.vocabulary(config, answers.prepared(validated))
+            try:
+                account = costs.account(config, vocab)
+            except Refused as refusal:
+                problem = str(as_problem(refusal, job.words))
+                task.outcome = Outcome(number, job.overrides, 2, problem, again=False)
+                continue
+            if account is not None:
+                task.memory = peak_memory(config, account.params_total, vocab, task.device)
+            if task.run is None:
+                continue
+            task.shares = firsts.setdefault(task.run, task)
+            if task.shares is task:
+                task.shares = None
+            facts = run_facts(Path(config["outputs"]) / "runs" / task.run)
+            restarts = config["run"]["existing"] == "restart"
+            same = facts.get("code_hash") == code or config["run"]["code_changed"] == "accept"
+            if facts.get("state") == "finished" and same and not restarts:
+                task.outcome = _answer(task, facts)
+                task.at_once = True
+    return tasks
+
+
+def _answer(task: Task, facts: dict[str, Any]) -> Outcome:
+    loss = facts.get("val_loss")
+    return Outcome(task.job.number, task.job.overrides, run=task.run, val_loss=loss)
+
+
+def _job_return(outcome: Outcome) -> JobReturn:
+    value = JobReturn(overrides=outcome.overrides, status=JobStatus.COMPLETED)
+    value.return_value = outcome.objective
+    return value
+
+
+def _write_manifest(jobs: Jobs, tasks: list[Task]) -> None:
+    """sweep.json: what the sweep consists of; one run may stand in several."""
+    listed = [
+        {
+            "job": task.job.number,
+            "overrides": task.job.overrides,
+            "run": (task.outcome and task.outcome.run) or task.run,
+            "state": task.state,
+        }
+        for task in tasks
+    ]
+    folder = Path(jobs.folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    line = [override.text for override in jobs.typed]
+    snapshot = jobs.snapshot.name if jobs.snapshot else None
+    about = {"sweep": jobs.sweep, "command": jobs.command, "line": line, "snapshot": snapshot}
+    write_json(folder / "sweep.json", {**about, "jobs": listed})
+
+
+class _Pool:
+    """The processes, and what is still to do."""
+
+    def __init__(
+        self,
+        jobs: Jobs,
+        tasks: list[Task],
+        parallel: int | None,
+        retries: int,
+        backoff: float,
+        fail_fast: bool,
+    ):
+        self.jobs, self.tasks = jobs, tasks
+        self.retries, self.backoff, self.fail_fast = retries, backoff, fail_fast
+        self.stop: int | None = None  # the signal that ends the sweep
+        self.second = False  # whether a second one came
+        self.failed_fast = False
+        open_tasks = [task for task in tasks if task.outcome is None]
+        on_gpu = any(task.device == "cuda" for task in open_tasks)
+        self.gpus = Gpus(gpu_ids() if on_gpu else [])
+        allowed = parallel or (len(self.gpus) if self.gpus else cpu_slots())
+        self.slots = max(1, min(allowed, len(open_tasks)))
+        self.threads = threads_each(self.slots)
+        self.memory = memory_free()
+        self.table = Table(tasks, self.slots)
+
+    def work(self) -> None:
+        """Until every job has an outcome, or a signal or a failure ended the sweep."""
+        while True:
+            if self.stop is not None or self.failed_fast:
+                self.stop_all()
+                break
+            for task in self.running():
+                code = task.process.poll() if task.process else None
+                if code is not None:
+                    self.ended(task, code)
+            if all(task.outcome is not None for task in self.tasks):
+                break
+            if not self.failed_fast:
+                self.start_what_fits()
+            self.table.show()
+            time.sleep(_PERIOD)
+        self.table.close()
+
+    def running(self) -> list[Task]:
+        return [task for task in self.tasks if task.process is not None]
+
+    def start_what_fits(self) -> None:
+        now = time.monotonic()
+        for task in self.tasks:
+            running = self.running()
+            if len(running) >= self.slots:
+                return
+            if task.state != "waiting" or task.not_before > now:
+                continue
+            if task.shares is not None:
+                if task.shares.outcome is not None:
+                    shared = replace(
+                        task.shares.outcome, job=task.job.number, overrides=task.job.overrides
+                    )
+                    self.conclude(task, shared)
+                continue
+            if running and sum(t.memory for t in running) + task.memory > self.memory:
+                continue
+            if not self.start(task):
+                return
+
+    def start(self, task: Task) -> bool:
+        extra = {"OMP_NUM_THREADS": str(self.threads)}
+        if task.device == "cuda" and len(self.gpus):
+            task.gpu = self.gpus.lease()
+            if task.gpu is None:
+                return False
+            extra["CUDA_VISIBLE_DEVICES"] = task.gpu
+        task.log.parent.mkdir(parents=True, exist_ok=True)
+        with open(task.log, "ab") as log:
+            task.process = process.start(self.jobs, task.job, log, extra)
+        task.began, task.attempts = time.monotonic(), task.attempts + 1
+        return True
+
+    def ended(self, task: Task, code: int) -> None:
+        """Take note of a process that is over; try again where that may help."""
+        task.seconds = time.monotonic() - task.began
+        if task.process is not None and task.process.stdin is not None:
+            task.process.stdin.close()
+        task.process = None
+        if task.gpu is not None:
+            self.gpus.give_back(task.gpu)
+            task.gpu = None
+        outcome = process.outcome_of(task.job, code)
+        stopping = self.stop is not None or self.failed_fast
+        if outcome.exit and outcome.again and task.attempts <= self.retries and not stopping:
+            pause = self.backoff * 2 ** (task.attempts - 1)
+            task.not_before = time.monotonic() + pause
+            told = f"{outcome.problem}; again in {pause:g} s"
+            self.table.say(f"{self.jobs.command}: job {task.job.number} ({task.job.swept}): {told}")
+            return
+        if stopping and code in (-signal.SIGTERM, -signal.SIGKILL):
+            outcome = replace(outcome, exit=143, problem="interrupted")
+        self.conclude(task, outcome)
+
+    def conclude(self, task: Task, outcome: Outcome) -> None:
+        task.outcome = outcome
+        outcome.append_to(self.jobs.folder)
+        if task.state in ("failed", "refused"):
+            self.table.erase()
+            report_problem(self.jobs.command, task.job.swept, outcome)
+        elif not self.table.live and not task.at_once:
+            self.table.say(self.table.row(task))
+        if self.fail_fast and task.state == "failed":
+            self.failed_fast = True
+
+    def stop_all(self) -> None:
+        """SIGTERM to all, wait until they have saved; a second signal kills."""
+        for task in self.running():
+            if task.process is not None:
+                task.process.terminate()
+        if self.running():
+            self.table.say(f"{self.jobs.command}: the jobs are saving; Ctrl-C again kills them")
+        while self.running():
+            for task in self.running():
+                code = task.process.poll() if task.process else None
+                if code is not None:
+                    self.ended(task, code)
+                elif self.second and task.process is not None:
+                    task.process.kill()
+            time.sleep(_PERIOD)
+
+
+@contextmanager
+def _signals(pool: _Pool) -> Iterator[None]:
+    """SIGINT, SIGTERM and SIGHUP stop the pool; a second one makes it kill."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def note(number: int, frame: object) -> None:
+        if pool.stop is not None:
+            pool.second = True
+        pool.stop = number
+
+    names = ("SIGINT", "SIGTERM", "SIGHUP")
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    before = {number: signal.signal(number, note) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    sys.stderr.flush()

@@ -1,0 +1,105 @@
+"""`llm.runs`: list, filter, compare, tag, delete."""
+
+import json
+
+import pytest
+
+from llm.config.errors import Refused
+from llm.runs import directory
+from llm.runs.__main__ import run
+from llm.runs.listing import Condition, find, pick
+from tests.report.fake import fake_run
+
+
+@pytest.fixture
+def outputs(workplace):
+    runs = workplace / "outputs" / "runs"
+    fake_run(runs, loss=1.0)
+    fake_run(runs, loss=0.9, moe="switch", n_experts=8)
+    fake_run(runs, seed=2, state="failed", reason="nan")
+    fake_run(runs, seed=3, state="running")
+    return runs
+
+
+def ids(capsys, *arguments: str) -> list[str]:
+    capsys.readouterr()
+    assert run(list(arguments)) == 0
+    return [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]]
+
+
+def test_conditions_look_at_options_results_config_and_state(outputs, capsys):
+    every = {r.id: r for r in find(outputs.parent)}
+    assert len(ids(capsys)) == 4
+    (sparse,) = ids(capsys, "moe=switch")
+    assert every[sparse].value("n_experts") == 8
+    assert ids(capsys, "n_experts=8") == ids(capsys, "moe.n_experts>=8") == [sparse]
+    assert ids(capsys, "val_loss<0.95") == [sparse]
+    assert len(ids(capsys, "state=finished")) == 2
+    assert len(ids(capsys, "state=killed")) == 1  # says running, and nobody holds it
+    assert len(ids(capsys, "optimizer.lr=1e-3", "state!=failed")) == 3
+    assert ids(capsys, "state=finished", "--sort=val_loss")[0] == sparse
+    assert ids(capsys, "state=finished", "--sort=-val_loss")[-1] == sparse
+    with pytest.raises(Refused, match="is no condition"):
+        Condition.parse("moe")
+
+
+def test_tags_are_added_and_taken_away(outputs, capsys):
+    name = ids(capsys, "moe=switch")[0]
+    run(["tag", name, "paper", "good"])
+    run(["tag", name[-10:], "-good"])
+    assert ids(capsys, "tag=paper") == [name]
+    assert ids(capsys, "tag=good") == []
+
+
+def test_a_comparison_says_what_differs_and_how_the_curves_do(outputs, capsys):
+    one, other = (ids(capsys, f"moe={moe}", "state=finished")[0] for moe in ("dense", "switch"))
+    capsys.readouterr()
+    run(["diff", one, other])
+    told = capsys.readouterr().out
+    assert "moe.n_experts" in told and "llm.moe.layer.MoE" in told
+    assert "optimizer.lr" not in told
+    assert "-0.1000" in told
+    run(["diff", one, one])
+    assert "nothing differs" in capsys.readouterr().out
+
+
+def test_nothing_is_deleted_by_accident(outputs, capsys, monkeypatch):
+    name = ids(capsys, "moe=switch")[0]
+    with pytest.raises(Refused, match="--yes"):
+        run(["rm", name])
+    held = directory.claim(outputs, name, {}, {"code_hash": "c"}, "resume", "accept")
+    with pytest.raises(Refused, match="being trained"):
+        run(["rm", name, "--yes"])
+    held.release()
+    run(["rm", name, "--yes"])
+    assert not (outputs / name).exists() and len(find(outputs.parent)) == 3
+
+
+def test_names_may_be_short_but_not_ambiguous(outputs):
+    runs = find(outputs.parent)
+    assert pick(runs, runs[0].id[-8:]) is runs[0]
+    with pytest.raises(Refused, match="is the name of"):
+        pick(runs, "d64")
+    with pytest.raises(Refused, match="no such run"):
+        pick(runs, "xyz")
+
+
+def test_sync_replays_the_log_through_the_mirror(outputs, monkeypatch, capsys):
+    """The mirror itself is tested in tests/tracking; here, what it is told."""
+    calls: list[tuple] = []
+
+    class Fake:
+        def __init__(self, **options):
+            calls.append(("made", options["mode"]))
+
+        def start(self, run_id, folder, config, group, resumed_at, flops, say):
+            calls.append((run_id, config["seed"], resumed_at, flops))
+
+        def finish(self, code):
+            calls.append(("over", code))
+
+    monkeypatch.setattr("llm.tracking.wandb_mirror.Wandb", Fake)
+    name = ids(capsys, "moe=switch")[0]
+    assert run(["sync", name, "--offline"]) == 0
+    flops = json.loads((outputs / name / "run.json").read_text())["flops_per_token"]
+    assert calls == [("made", "offline"), (name, 1, 0, flops), ("over", 0)]
