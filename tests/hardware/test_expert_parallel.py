@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+import llm.report.observatory
+from llm.config.errors import Refused
+from llm.hardware.machine import Hardware
 from llm.hardware.parallel import Parallel, expert_mesh
 from llm.hardware.world import World
-from llm.moe.exchange import split_experts
+from llm.moe.exchange import check_split, split_experts
 from llm.optimizer.adamw import AdamW
 from llm.optimizer.schedule import Constant
 from llm.runs import checkpoint
@@ -26,32 +29,41 @@ JOBS = {
 }
 
 
+def _without_pictures(rank: int) -> None:
+    llm.report.observatory.draw_routing = lambda file: None
+
+
 def assert_as_one_process(llm_train, processes: int, names: list[str]) -> None:
     jobs = [[*BRIEF, *JOBS[name], "train.batch_size=4"] for name in names]
-    # Of few experts and random inputs, some process gets no row at all now and then.
-    ends = train_in_processes(processes, *[[*job, "hardware.expert_parallel=2"] for job in jobs])
-    for by_rank, job in zip(ends, jobs, strict=True):
+    # One process first: what it imports, the others inherit.
+    alone = {}
+    for name, job in zip(names, jobs, strict=True):
+        end = llm_train(*job, "hardware.parallel=auto")
+        assert end.code == 0, end.err
+        alone[name] = end.folder.rename(f"alone-{name}")
+    spread = [[*job, "hardware.expert_parallel=2"] for job in jobs]
+    ends = train_in_processes(processes, *spread, before=_without_pictures)
+    for name, by_rank in zip(names, ends, strict=True):
         assert [end.code for end in by_rank] == [0] * processes, "".join(e.err for e in by_rank)
-        folder = by_rank[0].folder.rename(f"spread-{processes}-{job[len(BRIEF)]}")
-        alone = llm_train(*job, "hardware.parallel=auto")
-        assert alone.code == 0, alone.err
-        assert alone.folder == by_rank[0].folder  # the same identity
-        assert_same_curve(folder, alone.folder)
-        for mine, theirs in zip(metrics(folder), metrics(alone.folder), strict=True):
+        folder = by_rank[0].folder
+        assert_same_curve(folder, alone[name])
+        for mine, theirs in zip(metrics(folder), metrics(alone[name]), strict=True):
             np.testing.assert_allclose(mine["train/loss"], theirs["train/loss"], 0, 1e-5)
-        pair = (
+        many, one = (
             checkpoint.read(checkpoint.list_steps(at / "checkpoints")[-1])
-            for at in (folder, alone.folder)
+            for at in (folder, alone[name])
         )
-        spread, whole = pair
-        for mine, theirs in ((spread.model, whole.model), (spread.optimizer, whole.optimizer)):
+        for mine, theirs in ((many.model, one.model), (many.optimizer, one.optimizer)):
             assert mine.keys() == theirs.keys()
-            for name in mine:
-                torch.testing.assert_close(mine[name], theirs[name], atol=2e-4, rtol=1e-3)
+            for key in mine:
+                torch.testing.assert_close(mine[key], theirs[key], atol=2e-4, rtol=1e-3)
+    # Where experts are is no part of the identity: one process opens what the others have ended.
+    again = llm_train(*jobs[-1], "hardware.parallel=auto")
+    assert again.folder == folder and "finished already" in again.out
 
 
 def test_two_processes_with_half_the_experts_each_are_one(llm_train):
-    assert_as_one_process(llm_train, 2, list(JOBS))
+    assert_as_one_process(llm_train, 2, ["topk", "loss_free", "gshard"])
 
 
 @pytest.mark.slow
@@ -123,23 +135,27 @@ def test_what_two_groups_of_two_saved_opens_in_one_process_and_with_another_spli
         assert same and loss == pytest.approx(losses[0], abs=1e-4)
 
 
-def test_what_cannot_be_spread_is_refused_in_one_line(llm_train, toy_text):
-    alone = llm_train("moe=topk", "hardware.expert_parallel=2")
-    assert alone.code == 2 and "torchrun --nproc-per-node 2" in alone.err
-    wrong = {
-        "no experts": ["moe=dense", "hardware.expert_parallel=2"],
-        "does not divide the 5 experts": [
-            "moe=topk",
-            "moe.n_experts=5",
-            "hardware.expert_parallel=2",
-        ],
-        "does not divide 2 processes": ["moe=topk", "hardware.expert_parallel=3"],
-        "find_batch": ["moe=topk", "hardware.expert_parallel=2", "hardware.find_batch=true"],
-        "fp16": ["moe=topk", "hardware.expert_parallel=2", "hardware.precision=fp16"],
-    }
-    jobs = [[*BRIEF, *overrides] for overrides in wrong.values()]
-    for line, ends in zip(wrong, train_in_processes(2, *jobs), strict=True):
-        assert [end.code for end in ends] == [2, 2]
-        said = [t for t in (ends[0].err + ends[1].err).splitlines() if "llm.train:" in t]
-        assert len(said) == 1 and line in said[0], said
-        assert "hardware.expert_parallel" in said[0]
+@pytest.mark.parametrize(
+    ("changes", "processes", "line"),
+    [
+        ({}, 1, "torchrun --nproc-per-node 2"),
+        ({}, 3, "does not divide 3 processes"),
+        ({"find_batch": True}, 2, "find_batch"),
+        ({"precision": "fp16"}, 2, "fp16"),
+    ],
+)
+def test_processes_that_cannot_share_experts_are_refused(changes, processes, line):
+    world = World()
+    world.size, world.launched = processes, processes > 1
+    settings = {"device": "cpu", "precision": "fp32", "threads": None, "expert_parallel": 2}
+    with pytest.raises(Refused, match=f"hardware.expert_parallel: .*{line}"):
+        Hardware(**{**settings, **changes}).resolve(world)
+
+
+def test_models_whose_experts_cannot_be_shared_are_refused():
+    with pytest.raises(Refused, match=r"hardware.expert_parallel: .* has no experts"):
+        check_split(transformer("dense"), 2)
+    with pytest.raises(Refused, match=r"hardware.expert_parallel: .* the 10 experts"):
+        check_split(transformer(experts(n_experts=5, top_k=2, granularity=2)), 4)
+    check_split(transformer("dense"), 1)
+    check_split(transformer("topk"), 4)
