@@ -172,9 +172,12 @@ class _GroupedLinear(torch.autograd.Function):
 
 
 def _grouped_mm_takes(x_MI: Tensor, weight_EIO: Tensor) -> bool:
-    """Whether grouped_mm can, and should: on CUDA, in bfloat16, with rows of whole 16 bytes."""
+    """Whether grouped_mm can, and should: on CUDA, in bfloat16, with rows of whole 16 bytes.
+
+    There are no rows where no process has any for the experts of this one.
+    """
     aligned = weight_EIO.shape[1] % 8 == 0 and weight_EIO.shape[2] % 8 == 0
-    return aligned and x_MI.is_cuda and x_MI.dtype is torch.bfloat16
+    return aligned and x_MI.is_cuda and x_MI.dtype is torch.bfloat16 and len(x_MI) > 0
 
 
 def _experts(ends_E: Tensor, rows: int, last: int) -> Tensor:

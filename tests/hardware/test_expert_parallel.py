@@ -1,5 +1,6 @@
 """Experts spread over processes give what one process gives, and what they save opens anywhere."""
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,14 @@ from llm.hardware.machine import Hardware
 from llm.hardware.parallel import Parallel, expert_mesh
 from llm.hardware.world import World
 from llm.moe.exchange import check_split, split_experts
+from llm.moe.experts import Experts
 from llm.optimizer.adamw import AdamW
+from llm.optimizer.norms import Norms
 from llm.optimizer.schedule import Constant
 from llm.runs import checkpoint
 from tests.hardware.test_parallel import BRIEF, assert_same_curve, metrics
 from tests.processes import in_processes, train_in_processes
-from tests.toy_models import experts, tokens, transformer
+from tests.toy_models import experts, shape, tokens, transformer
 
 #: Options and schemes that between them use every part: dropless and with capacity, several
 #: micro-steps, biases of experts, shared experts, a bias for balance, choice by experts.
@@ -91,28 +94,36 @@ def _spread(world: World, expert_parallel: int):
     return parallel, recipe.optimizer(model)
 
 
-def _saved(rank: int) -> float:
-    """Two steps of two groups of two; then the loss of rank 0's rows."""
+def _trained(rank: int, size: int) -> tuple[list[float], float]:
+    """Two steps of `size` processes on the same eight rows; the weights are saved.
+
+    Returns: norms of the second step's gradients by role, and then the loss of some rows
+    """
     with World() as world:
         torch.manual_seed(0)
-        parallel, optimizer = _spread(world, 2)
+        parallel, optimizer = _spread(world, min(size, 2))
+        norms = Norms(parallel.model, size)
         for step in range(2):
-            with parallel.accumulating(last=True):
-                ids = tokens(2, 12, 10 * step + rank)
-                parallel(ids, ids).loss_sum.backward()
+            optimizer.zero_grad()
+            for micro in range(2):
+                ids = tokens(8, 12, 10 * step + micro)[world.share(8)]
+                with parallel.accumulating(last=micro == 1):
+                    (size * parallel(ids, ids).loss_sum).backward()
+            lengths = world.sum(norms.gradients()).sqrt().tolist()
             optimizer.step()
         content = checkpoint.snapshot(parallel.model, optimizer, world.first)
         if world.first:
-            checkpoint.write(Path("saved"), 2, content, {})
+            checkpoint.write(Path(f"saved-by-{size}"), 2, content, {})
         with torch.no_grad():
-            return float(parallel.model.eval()(tokens(2, 12), tokens(2, 12)).loss_sum)
+            loss = parallel.model.eval()(tokens(2, 12), tokens(2, 12)).loss_sum
+            return lengths, float(loss)
 
 
 def _reopened(expert_parallel: int) -> tuple[bool, float]:
     """Whether what is read and shared out is, gathered again, what the file holds; and the loss."""
     with World() as world:
         parallel, optimizer = _spread(world, expert_parallel)
-        found = checkpoint.read(Path("saved/step-00000002"))
+        found = checkpoint.read(Path("saved-by-4/step-00000002"))
         found.restore_model(parallel.model)
         found.restore_optimizer(optimizer)
         again = checkpoint.snapshot(parallel.model, optimizer, keep=True)
@@ -126,13 +137,54 @@ def _reopened(expert_parallel: int) -> tuple[bool, float]:
         return same, float(loss)
 
 
-def test_what_two_groups_of_two_saved_opens_in_one_process_and_with_another_split(workplace):
-    losses = in_processes(4, _saved)
-    assert losses == pytest.approx([losses[0]] * 4, abs=1e-4)
-    moments = checkpoint.read(Path("saved/step-00000002")).optimizer
-    assert any(t.dim() == 3 and t.shape[0] == 4 for t in moments.values())  # whole ones
-    for same, loss in [_reopened(1), *in_processes(4, lambda rank: _reopened(4))]:
-        assert same and loss == pytest.approx(losses[0], abs=1e-4)
+def test_two_groups_of_two_train_one_model_which_opens_anywhere(workplace):
+    lengths, loss = _trained(0, 1)
+    for by_rank, its_loss in in_processes(4, lambda rank: _trained(rank, 4)):
+        assert by_rank == pytest.approx(lengths, rel=1e-4)
+        assert its_loss == pytest.approx(loss, abs=1e-3)
+    one, four = (checkpoint.read(Path(f"saved-by-{size}/step-00000002")) for size in (1, 4))
+    assert {n: t.shape for n, t in one.model.items()} == {n: t.shape for n, t in four.model.items()}
+    assert one.optimizer.keys() == four.optimizer.keys()
+    for key, moment in one.optimizer.items():
+        torch.testing.assert_close(four.optimizer[key], moment, atol=1e-4, rtol=1e-3)
+    for same, its_loss in [_reopened(1), *in_processes(4, lambda rank: _reopened(4))]:
+        assert same and its_loss == pytest.approx(loss, abs=1e-3)
+
+
+def _alone_and_spread(rank: int, chosen: list[list[int]]) -> list[tuple[np.ndarray, ...]]:
+    """Outputs and gradients of experts of which process r sends its rows to `chosen[r]`."""
+    with World() as world:
+        world.start("cpu")
+        torch.manual_seed(0)
+        whole = Experts(shape(activation="swiglu"), 4, 0.5)
+        spread = copy.deepcopy(whole)
+        split_experts(spread, expert_mesh("cpu", 2, world)["experts"])
+        found = []
+        # What lies behind the last expert's rows (capacity dropped it) does not travel.
+        given = [torch.randn(len(rows) + 3, 16) for rows in chosen]
+        for layer in (whole, spread):
+            mine = [rank] if layer is spread else [0, 1]
+            d_x, y = {}, {}
+            for r in mine:
+                x_MD = given[r].clone().requires_grad_()
+                counts = torch.bincount(torch.tensor(chosen[r], dtype=torch.long), minlength=4)
+                y_MD = layer(x_MD, counts.cumsum(0).to(torch.int32))[: len(chosen[r])]
+                y_MD.square().sum().backward()
+                assert x_MD.grad is not None
+                y[r], d_x[r] = y_MD.detach(), x_MD.grad[: len(chosen[r])]
+            weights = [p.grad for p in layer.parameters()]
+            weights = [g.full_tensor() if hasattr(g, "full_tensor") else g for g in weights]
+            found.append([t.numpy() for t in (y[rank], d_x[rank], *weights)])
+        return list(zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("chosen", [[[0, 0, 1, 3], [1, 2]], [[0, 1, 1], [1]], [[], [2, 3]]])
+def test_rows_find_their_experts_wherever_they_are(chosen):
+    """Also where nobody asks for a process's experts, and where a process has no rows."""
+    for pairs in in_processes(2, lambda rank: _alone_and_spread(rank, chosen)):
+        assert not isinstance(pairs, BaseException), pairs
+        for alone, spread in pairs:
+            np.testing.assert_allclose(spread, alone, 1e-5, 1e-6)
 
 
 @pytest.mark.parametrize(
