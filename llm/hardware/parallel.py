@@ -97,8 +97,10 @@ class Parallel:
 
 
 def _ddp(model: nn.Module, world: World, elsewhere: list[str]) -> nn.Module:
-    """Args:
-    elsewhere: names of parameters that are not its business
+    """DDP, whose gradients are summed while the backward pass goes on.
+
+    Args:
+        elsewhere: names of parameters that are not its business
     """
     from torch.nn.parallel import DistributedDataParallel
 
