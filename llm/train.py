@@ -65,7 +65,7 @@ def _train(setup: Setup, job: Job) -> None:
     from llm.data.mixture import training_order
     from llm.evaluate import acceptance, examine
     from llm.hardware.blocks import compile_blocks, recompute_blocks
-    from llm.hardware.parallel import Parallel
+    from llm.hardware.parallel import Parallel, expert_mesh
     from llm.hardware.peak import measured_peak
     from llm.hardware.profile import profiler
     from llm.hardware.signals import StopSignals
@@ -75,6 +75,7 @@ def _train(setup: Setup, job: Job) -> None:
     from llm.loop.step import Gradients, find_batch
     from llm.moe.alarm import CollapseAlarm, active_experts
     from llm.moe.balance import after_step
+    from llm.moe.exchange import split_experts
     from llm.moe.preflight import preflight
     from llm.moe.statistics import summarise
     from llm.optimizer.guard import Guard
@@ -119,7 +120,10 @@ def _train(setup: Setup, job: Job) -> None:
     if decided["compile"]:
         compile_blocks(model)
     scheme = hardware.scheme(world)
-    parallel = Parallel(model, scheme, world)
+    mesh = expert_mesh(machine.device, hardware.expert_parallel, world)
+    if mesh is not None:
+        split_experts(model, mesh["experts"])
+    parallel = Parallel(model, scheme, world, mesh)
     optimizer, scaler = recipe.optimizer(model), machine.scaler()
     order = training_order(prepared, seq_len, seed)
     peak = world.size * float(world.decide(lambda: measured_peak(machine)))
@@ -131,6 +135,7 @@ def _train(setup: Setup, job: Job) -> None:
         processes=world.size,
         parallel=scheme,
         vocab_size=vocab_size,
+        expert_parallel=hardware.expert_parallel,
         floor=exam.floor,
         **asdict(costs),
     )
@@ -247,7 +252,7 @@ def _train(setup: Setup, job: Job) -> None:
     signals, trace = StopSignals(), profiler(run.folder, settings["profile"] and world.first)
     folder = run.folder if world.first else None
     observatory = Observatory(folder, exam, prepared.tokenizer, at.step, progress.say)
-    watch, norms = Stopwatch(machine.device), Norms(model)
+    watch, norms = Stopwatch(machine.device), Norms(model, world.size)
     feed = Feed(lambda first: order.rows(first, rows_per_step))
     gradients = Gradients(
         parallel, machine, scaler, norms, signals, watch, seed, micro_rows, exam.document_mask
@@ -292,7 +297,7 @@ def _train(setup: Setup, job: Job) -> None:
                         steps = Steps(norms) if examined else None
                         scaler.step(optimizer)
                         after_step(model, totals.router.get("load_E"))
-                    moved = steps.ratios(parallel.total) if steps else {}
+                    moved = steps.ratios(world.sum) if steps else {}
                 scaler.update()
                 at.step += 1
                 if guard.exhausted:

@@ -49,6 +49,9 @@ class Hardware:
         parallel: what the processes that torchrun started do with the model: `ddp` has it whole in
             each, `fsdp` a share of every parameter; `auto` is ddp there and none without torchrun.
             Results agree to about 1e-5 in float32, so it is no part of a run's identity
+        expert_parallel: over so many processes the experts of each layer are spread, each working
+            on the rows of all that chose its own (`llm.moe.exchange`); all other weights are as
+            `parallel` says. 1: every process has every expert
         compile: translate the blocks by torch.compile; `auto` does so on CUDA
         deterministic: on CUDA take only algorithms that add in a fixed order
         recompute: keep only the inputs of blocks for the backward pass and compute the rest again:
@@ -64,6 +67,7 @@ class Hardware:
         precision: Literal["auto", "fp32", "bf16", "fp16"],
         threads: Annotated[int | None, *PositiveInt.__metadata__, UNRECORDED],
         parallel: Annotated[Literal["auto", "none", "ddp", "fsdp"], UNRECORDED] = "auto",
+        expert_parallel: Annotated[int, *PositiveInt.__metadata__, UNRECORDED] = 1,
         compile: Annotated[Literal["auto"] | bool, UNRECORDED] = "auto",
         deterministic: Annotated[bool, UNRECORDED] = False,
         recompute: Annotated[bool, UNRECORDED] = False,
@@ -72,6 +76,7 @@ class Hardware:
         self.device, self.precision, self.threads = device, precision, threads
         self.parallel, self.compile, self.deterministic = parallel, compile, deterministic
         self.recompute, self.find_batch = recompute, find_batch
+        self.expert_parallel = expert_parallel
 
     def resolve(self, world: World | None = None) -> Machine:
         """Decide. Refused where the device that was asked for is not there."""
@@ -93,7 +98,29 @@ class Hardware:
                 "does not go with parallel=fsdp: a trial takes the whole model", "find_batch"
             )
         precision = self.precision if self.precision != "auto" else _best_precision(device)
+        self._check_expert_parallel(world, precision)
         return Machine(device, precision)
+
+    def _check_expert_parallel(self, world: World, precision: str) -> None:
+        size, key = self.expert_parallel, "hardware.expert_parallel"
+        if size == 1:
+            return
+        if world.size == 1:
+            raise Refused(
+                f"is {size}, which needs as many processes; start it with "
+                f"torchrun --nproc-per-node {size} -m llm.train {key}={size} …",
+                key,
+            )
+        if world.size % size:
+            raise Refused(f"is {size}, which does not divide {world.size} processes", key)
+        if self.find_batch:
+            raise Refused("does not go with find_batch: a trial takes the whole model", key)
+        if precision == "fp16":
+            raise Refused(
+                "does not go with fp16, whose loss scale each process would find for itself; "
+                "take bf16 or fp32",
+                key,
+            )
 
     def scheme(self, world: World) -> Scheme:
         """What the processes of `world` do with the model."""

@@ -2,12 +2,16 @@
 
 Both give each gradient as a mean over the processes; the loop multiplies its loss by their number,
 so that gradients are sums over all tokens, each weighted alike.
+
+With expert parallelism the processes form DP groups of EP each, neighbours together. A group holds
+the experts of every layer once (`llm.moe.exchange`); all else is DDP's or FSDP's over all of them.
 """
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any, Literal
 
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from llm.config.errors import Refused
 from llm.hardware.world import World
@@ -32,45 +36,76 @@ def resolve(asked: str, world: World) -> Scheme:
     return "ddp" if asked == "auto" else asked  # type: ignore[return-value]
 
 
+def expert_mesh(device: str, expert_parallel: int, world: World) -> Any:
+    """The processes as a device mesh of `replicas` × `experts`; None without expert parallelism."""
+    if expert_parallel == 1:
+        return None
+    from torch.distributed.device_mesh import init_device_mesh
+
+    shape = (world.size // expert_parallel, expert_parallel)
+    return init_device_mesh(device, shape, mesh_dim_names=("replicas", "experts"))
+
+
 class Parallel:
     """A model as the loop calls it.
 
+    Args:
+        mesh: `expert_mesh`'s, over which experts are spread already
     Attributes:
-        model: the module itself, for everything but `forward`; its parameters are shards under FSDP
+        model: the module itself, for everything but `forward`; its parameters are shards under
+            FSDP, and experts where they are spread
     """
 
-    def __init__(self, model: nn.Module, scheme: Scheme, world: World):
-        self.model, self.scheme, self.world = model, scheme, world
+    def __init__(self, model: nn.Module, scheme: Scheme, world: World, mesh: Any = None):
+        self.model, self.scheme, self.world, self.mesh = model, scheme, world, mesh
+        self.experts = {n: p for n, p in model.named_parameters() if hasattr(p, "to_local")}
         self._call: Any = model
         if scheme == "ddp":
-            self._call = _ddp(model, world)
+            self._call = _ddp(model, world, list(self.experts))
         elif scheme == "fsdp":
-            _shard(model)
+            _shard(model, set(self.experts.values()))
 
     def __call__(self, *arguments: Tensor, **named: Any) -> Any:
         return self._call(*arguments, **named)
 
     @property
     def sharded(self) -> bool:
-        return self.scheme == "fsdp"
+        """Whether no process holds the whole model."""
+        return self.scheme == "fsdp" or self.mesh is not None
 
-    def total(self, tensor: Tensor) -> Tensor:
-        """The sum of what each process found in its share of the parameters."""
-        return self.world.sum(tensor) if self.sharded else tensor
-
-    def accumulating(self, last: bool) -> AbstractContextManager[Any]:
+    @contextmanager
+    def accumulating(self, last: bool) -> Iterator[None]:
         """Around forward and backward of a micro-step: only the step's last one communicates."""
-        if self.scheme == "ddp" and not last:
-            return self._call.no_sync()
         if self.scheme == "fsdp":
             self.model.set_requires_gradient_sync(last)  # type: ignore[operator]
-        return nullcontext()
+        with self._call.no_sync() if self.scheme == "ddp" and not last else nullcontext():
+            yield
+        if last and self.mesh is not None:
+            self._reduce_experts()
+
+    def _reduce_experts(self) -> None:
+        """Gradients of experts as DDP and FSDP give all others: means over all processes.
+
+        Each holds the sum over its group, whose rows came here; what lacks are the other groups'.
+        """
+        replicas: Any = self.mesh["replicas"].get_group()
+        gradients = [p.grad.to_local() for p in self.experts.values() if p.grad is not None]  # type: ignore[attr-defined]
+        works = [distributed.all_reduce(g, group=replicas, async_op=True) for g in gradients]
+        for work, gradient in zip(works, gradients, strict=True):
+            work.wait()
+            gradient /= self.world.size
 
 
-def _ddp(model: nn.Module, world: World) -> nn.Module:
+def _ddp(model: nn.Module, world: World, elsewhere: list[str]) -> nn.Module:
+    """DDP, whose gradients are summed while the backward pass goes on.
+
+    Args:
+        elsewhere: names of parameters that are not its business
+    """
     from torch.nn.parallel import DistributedDataParallel
 
     on_gpu = next(model.parameters()).is_cuda
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, elsewhere)
     return DistributedDataParallel(
         model,
         device_ids=[world.local_rank] if on_gpu else None,
@@ -79,13 +114,17 @@ def _ddp(model: nn.Module, world: World) -> nn.Module:
     )
 
 
-def _shard(model: nn.Module) -> None:
-    """FSDP2: each block gathers its parameters for its turn, the rest for the whole pass."""
+def _shard(model: nn.Module, elsewhere: set[nn.Parameter]) -> None:
+    """FSDP2: each block gathers its parameters for its turn, the rest for the whole pass.
+
+    Args:
+        elsewhere: parameters that are not its business
+    """
     from torch.distributed.fsdp import fully_shard
 
     declared = {name: dict(vars(p)) for name, p in model.named_parameters()}
     for block in model.blocks:  # type: ignore[union-attr]
-        fully_shard(block)
-    fully_shard(model)
+        fully_shard(block, ignored_params=elsewhere)
+    fully_shard(model, ignored_params=elsewhere)
     for name, parameter in model.named_parameters():  # which are others now
         vars(parameter).update(declared[name])

@@ -39,6 +39,7 @@ def prepare_run(job: Job, world: "World | None" = None) -> Setup:
     from llm.evaluate import examination
     from llm.hardware.world import World
     from llm.hf.start import begin_from
+    from llm.moe.exchange import check_split
     from llm.moe.layer import caveats
     from llm.prepare import prepare_data
     from llm.runs.directory import Run, claim
@@ -61,6 +62,7 @@ def prepare_run(job: Job, world: "World | None" = None) -> Setup:
         model = build_model(config, 256, plugins, device="meta")
     except RuntimeError as error:  # sizes beyond what a tensor can count
         raise Refused(f"model: cannot be built: {str(error).splitlines()[0]}") from None
+    check_split(model, hardware.expert_parallel)
     if world.first:
         for note in [*job.validated.notes, *caveats(model)]:
             print(note, file=sys.stderr)

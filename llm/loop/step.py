@@ -123,11 +123,8 @@ class Gradients:
         said = [seconds if world.first else 0.0, *(float(received == s) for s in STOPPING)]
         summed = [torch.tensor(said, dtype=dtype, device=squares.device), loss_sum.reshape(1)]
         summed += [value.reshape(-1) for value in router.values()]
-        summed += [squares] if self.parallel.sharded else []
-        vector = world.sum(torch.cat([part.to(dtype) for part in summed]))
-        if not self.parallel.sharded:
-            vector = torch.cat([vector, squares])
-        vector = vector.cpu()
+        summed += [squares]
+        vector = world.sum(torch.cat([part.to(dtype) for part in summed])).cpu()
         sizes = [1, len(STOPPING), 1, *(v.numel() for v in router.values()), len(squares)]
         clock, stops, loss, *values, lengths = vector.split(sizes)
         stopping = [number for number, count in zip(STOPPING, stops.tolist(), strict=True) if count]

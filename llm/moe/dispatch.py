@@ -1,7 +1,8 @@
 """Tokens to their experts and back: sort by expert, and undo the sort.
 
 The shapes depend on the number of tokens and never on the loads, and nothing waits for the host.
-Between `scatter` and the experts rows lie expert by expert: an all-to-all over machines fits there.
+Between `scatter` and the experts rows lie expert by expert: there they travel where experts are
+spread over processes (`llm.moe.exchange`).
 
 N tokens, K experts a token, M rows of experts (N·K where nothing is dropped), E experts, D width
 """

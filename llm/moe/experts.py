@@ -27,6 +27,9 @@ class Experts(nn.Module):
     def __init__(self, shape: FeedForwardShape, n_experts: int, active: float):
         super().__init__()
         d_model, d_ff = shape.d_model, shape.d_ff
+        self.n_experts = n_experts
+        #: Where experts are spread over processes: `llm.moe.exchange.Exchange`.
+        self.exchange: Any = None
         self.activation = ACTIVATIONS[shape.activation]
 
         def matrix(d_in: int, d_out: int, std: float) -> nn.Parameter:
@@ -47,6 +50,11 @@ class Experts(nn.Module):
         self.down_bias_ED = bias(d_model)
 
     def forward(self, x_MD: Tensor, ends_E: Tensor) -> Tensor:
+        if self.exchange is not None:
+            return self.exchange(x_MD, ends_E, self._apply_here)
+        return self._apply_here(x_MD, ends_E)
+
+    def _apply_here(self, x_MD: Tensor, ends_E: Tensor) -> Tensor:
         up_MF = grouped_linear(x_MD, self.up_EDF, self.up_bias_EF, ends_E)
         if self.gate_EDF is None:
             hidden_MF = self.activation(up_MF)
@@ -102,6 +110,7 @@ def grouped_linear(
     x_MI: Tensor, weight_EIO: Tensor, bias_EO: Tensor | None, ends_E: Tensor
 ) -> Tensor:
     """Each row times the matrix of its expert, plus that expert's bias: (M, I) → (M, O)."""
+    weight_EIO, bias_EO = _here(weight_EIO), _here(bias_EO)
     device = x_MI.device.type
     if torch.is_autocast_enabled(device):  # grouped_mm is not on autocast's list
         dtype = torch.get_autocast_dtype(device)
@@ -109,6 +118,11 @@ def grouped_linear(
     if bias_EO is not None:
         bias_EO = bias_EO.to(x_MI.dtype)
     return _GroupedLinear.apply(x_MI, weight_EIO, bias_EO, ends_E)
+
+
+def _here(parameter: Any) -> Any:
+    """The experts that this process holds, where they are shared out."""
+    return parameter.to_local() if hasattr(parameter, "to_local") else parameter
 
 
 class _GroupedLinear(torch.autograd.Function):
@@ -158,9 +172,12 @@ class _GroupedLinear(torch.autograd.Function):
 
 
 def _grouped_mm_takes(x_MI: Tensor, weight_EIO: Tensor) -> bool:
-    """Whether grouped_mm can, and should: on CUDA, in bfloat16, with rows of whole 16 bytes."""
+    """Whether grouped_mm can, and should: on CUDA, in bfloat16, with rows of whole 16 bytes.
+
+    There are no rows where no process has any for the experts of this one.
+    """
     aligned = weight_EIO.shape[1] % 8 == 0 and weight_EIO.shape[2] % 8 == 0
-    return aligned and x_MI.is_cuda and x_MI.dtype is torch.bfloat16
+    return aligned and x_MI.is_cuda and x_MI.dtype is torch.bfloat16 and len(x_MI) > 0
 
 
 def _experts(ends_E: Tensor, rows: int, last: int) -> Tensor:

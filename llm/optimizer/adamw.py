@@ -9,6 +9,21 @@ from llm.config.schema import Node
 from llm.config.types import NonNegativeFloat, PositiveFloat, ProperFraction
 from llm.layers.roles import role_of
 from llm.optimizer.recipe import DECAYED, Recipe
+from llm.optimizer.sharded import own
+
+
+class _OwnShares(torch.optim.AdamW):
+    """Steps each process's share of its parameters, of which some may be shared out otherwise.
+
+    The kernel takes no list in which DTensors and others are mixed. State stays as the parameters
+    are, so that checkpoints find it.
+    """
+
+    def _init_group(self, group: dict[str, Any], *lists: list[Any]) -> Any:
+        answer = super()._init_group(group, *lists)
+        for tensors in lists:
+            tensors[:] = [own(tensor) for tensor in tensors]
+        return answer
 
 
 class AdamW(Recipe):
@@ -38,4 +53,4 @@ class AdamW(Recipe):
             (hidden if role_of(parameter) in DECAYED else others).append(parameter)
         groups = [self.group(hidden, True, 1 / model.width_ratio), self.group(others, False)]
         fused = next(model.parameters()).device.type in ("cpu", "cuda", "mps")
-        return torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, eps=self.eps, fused=fused)
+        return _OwnShares(groups, lr=self.lr, betas=self.betas, eps=self.eps, fused=fused)

@@ -1,7 +1,8 @@
-"""Parameters of which each process holds a share (FSDP's DTensors), as an optimizer needs them.
+"""Parameters of which each process holds a share (DTensors: FSDP's, and experts spread over
+processes), as an optimizer needs them.
 
 An update that looks at one number at a time works on the shares; one that looks at a whole matrix
-needs it gathered. Where nothing is shared out all three functions pass their tensor through.
+needs it gathered. Where nothing is shared out these functions pass their tensor through.
 """
 
 from typing import Any
@@ -12,6 +13,15 @@ from torch import Tensor
 def own(tensor: Tensor) -> Tensor:
     """This process's share, by reference: what is written into it is written into `tensor`."""
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+
+
+def weight_of(tensor: Any, processes: int) -> float:
+    """1 / the number of `processes` that hold what this one holds of `tensor`.
+
+    Weighted so, what each finds in its share adds up, over all, to what is in the whole.
+    """
+    sharers = tensor.device_mesh.size() if hasattr(tensor, "to_local") else 1
+    return sharers / processes
 
 
 def gather(share: Tensor, like: Any) -> Tensor:
