@@ -27,8 +27,6 @@ class Typist:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
         self.monkeypatch, self.capsys = monkeypatch, capsys
         self.jobs: list[Job] = []
-        # Hydra composes every config twice, first to ask what `hydra.mode` says (nothing, here).
-        monkeypatch.setattr("hydra._internal.hydra.Hydra.get_mode", lambda *a, **k: None)
 
     def __call__(self, *arguments: str, task: Callable[[Job], None] | None = None) -> Ended:
         self.capsys.readouterr()

@@ -201,6 +201,8 @@ def main() -> None:
     if hasattr(os, "sched_setaffinity"):  # and so every process that is started here
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
     results: dict[str, dict[str, float]] = {}
+    if given.folder:
+        given.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=given.folder) as name:
         folder = Path(name)
         print(f"tokenization of {sizes.timed} MB …", file=sys.stderr)

@@ -65,6 +65,7 @@ def assert_as_one_process(llm_train, processes: int, names: list[str]) -> None:
     assert again.folder == folder and "finished already" in again.out
 
 
+@pytest.mark.slow
 def test_two_processes_with_half_the_experts_each_are_one(llm_train):
     assert_as_one_process(llm_train, 2, ["loss_free", "gshard"])
 
