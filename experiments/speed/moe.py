@@ -305,7 +305,7 @@ def main() -> None:
     node = composed(f"hardware.precision={given.precision}")["hardware"]
     hardware = instantiate({**node, "threads": given.threads}, "hardware")
     machine = hardware.resolve()
-    threads = hardware.start()
+    threads = hardware.start(machine, {})["threads"]
     torch.manual_seed(0)
     dtype = DTYPES[machine.precision]
     print(

@@ -31,7 +31,7 @@ from experiments.speed.bench import peak
 from llm.build import account_for, build_model
 from llm.config.choices import conf_folder
 from llm.config.instantiate import instantiate
-from llm.hardware.machine import Hardware, Machine
+from llm.hardware.machine import Machine
 
 STYLE = ["model=small", "model/style=gpt2", "model/position=learned", "moe=dense"]
 SIZE = {"d_model": 384, "n_layers": 6, "n_heads": 6, "d_ff": 1536, "init_std": 0.02}
@@ -178,9 +178,11 @@ def main() -> None:
     parser.add_argument("--text", type=Path, help="what --losses trains on")
     parser.add_argument("--json", type=Path, help="write the figures here, too")
     given = parser.parse_args()
-    hardware = Hardware(device="auto", precision="auto", threads=None)
-    hardware.start()
-    machine = hardware.resolve()
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        node: Any = OmegaConf.to_container(compose("train").hardware)
+    hardware = instantiate(node, "hardware")
+    machine: Machine = hardware.resolve()
+    hardware.start(machine, {})
     results = losses(given, machine) if given.losses else steps(given, machine)
     if given.json:
         given.json.write_text(json.dumps(results, indent=1) + "\n")

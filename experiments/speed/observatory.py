@@ -67,8 +67,8 @@ def main() -> None:
         composed = compose("train", [f"model={given.model}", f"moe={given.moe}"])
     config: Any = OmegaConf.to_container(composed, resolve=True)
     hardware = instantiate(config["hardware"], "hardware")
-    hardware.start()
     machine: Machine = hardware.resolve()
+    hardware.start(machine, {})
     vocab, length = Bytes().vocab_size, config["model"]["max_seq_len"]
     model = build_model(config, vocab, device=machine.device)
     optimizer = instantiate(config["optimizer"], "optimizer").optimizer(model)
