@@ -115,7 +115,7 @@ def main() -> None:
             watch = observatory.watch
             plain.append(timed(machine, lambda: examine(model, exam, machine, given.batch)))
             seen.append(
-                timed(machine, lambda w=watch: examine(model, exam, machine, given.batch, w))
+                timed(machine, lambda w=watch: examine(model, exam, machine, given.batch, watch=w))
             )
             report.append(timed(machine, lambda n=turn: observatory.report(n, "bench")))
     print(f"examination watched, of one that is not {ratio(seen[1:], plain[1:])}")
