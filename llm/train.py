@@ -144,6 +144,7 @@ def _train(setup: Setup, job: Job) -> None:
     log: Any = MetricLog(run.folder) if world.first else Silent()
     perf: Any = PerfLog(run.folder) if world.first else Silent()
     parts = {"scaler": scaler, "guard": guard, "alarm": alarm}
+    # Lines go through `progress`, which is made when it is known where the run stands.
     history = History(
         run, world, log, model, optimizer, at, parts, settings, lambda line: progress.say(line)
     )
@@ -160,7 +161,7 @@ def _train(setup: Setup, job: Job) -> None:
         """To the last good checkpoint, and past the data since."""
         why = diagnosis(at.step, totals.loss, totals.norm, lr, machine.precision)
         history.go_back(rows_per_step, why)
-        guard.in_a_row = 0
+        guard.in_a_row = 0  # an old checkpoint may know of no guard
         observatory.go_back(at.step)
 
     def whole_model() -> "Transformer | None":

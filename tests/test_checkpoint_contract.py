@@ -9,8 +9,11 @@ import pytest
 import torch
 
 import llm
+from experiments.crash import kill
+from experiments.crash.plug import Command
 from llm.config.errors import Failed, Refused
 from llm.runs import checkpoint
+from llm.train import train
 from tests.toy import TOY
 
 LONG = ["train.budget=12steps", "model.dropout=0.1", "moe=switch"]
@@ -58,6 +61,15 @@ def test_killed_at_any_write_a_run_ends_with_the_same_bytes(llm_train, n):
     assert continued.code == 0, continued.err
     alone = llm_train(*LONG, "outputs=elsewhere")
     assert same_bytes(alone.folder, continued.folder)
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_too(tmp_path):
+    kill.write_text(tmp_path / "text.txt")
+    settings = [f"data.path={tmp_path / 'text.txt'}", "train.budget=60steps"]
+    command = Command("llm.train", train, tmp_path / "log.txt")
+    found = kill.trial(command, "switch", 3, settings, 0, tmp_path)
+    assert found.problems == [] and len(found.steps) == 3
 
 
 def test_early_checkpoints_differ_from_late_ones(llm_train):
