@@ -12,9 +12,9 @@ from llm.config.outcome import Outcome, SweepJob, as_problem, run_facts
 from llm.config.root import Budget
 from llm.config.validate import Validated
 from llm.plan.cost import Costs
-from llm.plan.fairness import Entry
 from llm.plan.history import Estimate, History, machine_name, signature
 from llm.plan.memory import peak_memory
+from llm.runs.fairness import Entry
 from llm.sweep.answer import Answers
 
 #: Seconds from the start of a process to its first step: importing PyTorch, opening the data.

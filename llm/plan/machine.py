@@ -26,7 +26,7 @@ class Machines:
     def facts(self, node: dict[str, Any]) -> dict[str, Any] | None:
         """Device, precision, …; None where that device is not there."""
         from llm.config.instantiate import instantiate
-        from llm.plan.stand_in import Unknown
+        from llm.config.stand_in import Unknown
 
         try:
             told: dict[str, Any] = instantiate(node, "hardware").resolve().facts()

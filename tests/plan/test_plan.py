@@ -11,8 +11,8 @@ from omegaconf import OmegaConf
 
 from llm.build import account_for, build_model
 from llm.config.choices import Choices
+from llm.config.stand_in import installed
 from llm.plan.history import History, _affine, machine_name, signature
-from llm.plan.stand_in import installed
 from tests.toy import TOY
 
 CHOICES = Choices()
