@@ -71,7 +71,7 @@ def plan(jobs: Jobs, calibrate: bool) -> list[Planned]:
     composer = jobs.composer()
     with composer.opened():
         config, _ = composer.job({})
-        outputs = Path(str(config.outputs))
+        outputs = Path(str(config["outputs"]))
         answers = Answers(Machines(outputs).facts)
         made = [jobs.job(i, overrides, composer) for i, overrides in enumerate(jobs.grid())]
     planned = _planned(jobs, outputs, answers, made)
