@@ -45,7 +45,7 @@ def write(found: Collection, folder: Path) -> Path:
     tokenizers = {str(result.recorded["tokenizer"]) for result in finished}
     metric = "val_bpb" if len(tokenizers) > 1 else "val_loss"
     rows = standings(results, metric)
-    artist = Artist(folder, results)
+    artist = Artist(folder, results, rows)
     drawn: list[Picture | None] = [
         artist.against_spending(),
         artist.against_size(),
