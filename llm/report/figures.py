@@ -1,6 +1,7 @@
 """The figures of a report, each with the data that it shows as CSV beside it."""
 
 import csv
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -85,14 +86,13 @@ class Artist:
                     ax.plot(xs, ys, label=self._name(arm), **style)
                     ends.append((xs[-1], ys[-1], self.numbers[arm], self.styles[arm]["color"]))
                 log_axis(ax, label)
-                floor_line(ax, self.floor)
-                zoom(ax, self.floor)
+                deep = zoom(ax, self.floor)
                 number(ax, ends)
             axes[0].set_ylabel("validation loss (nats a token)")
             legend(axes[0].figure, axes[0])
         self._csv("spending", ("arm", "axis", "amount", "val_loss", "seeds"), rows)
         words = "Means over seeds at each evaluation; dense arms black to grey and dashed. "
-        words += "Numbers are places on the leaderboard."
+        words += "Numbers are places on the leaderboard." + self._beneath(deep)
         if len(self.arms) > MOST:
             words += f" The best {MOST} of {len(self.arms)} arms; the CSV has the rest as well."
         return Picture("spending", "Loss against what was spent", words)
@@ -126,7 +126,7 @@ class Artist:
                     ax.plot(xs, ys, color="black", linestyle="--", linewidth=0.8, zorder=0)
                 ax.margins(x=0.12)
                 log_axis(ax, label)
-                floor_line(ax, self.floor)
+                deep = self._floor_line(ax, [mean for _, mean, *_ in places])
                 number(ax, places)
             axes[0].set_ylabel("validation loss (nats a token)")
             if len(self.arms) <= MOST:
@@ -135,6 +135,7 @@ class Artist:
         words = "Each point an arm with its place on the leaderboard, its bar the 95% interval over"
         words += (
             " seeds. Dense arms are black to grey; dashed: the best of them so far, going right."
+            + self._beneath(deep)
         )
         return Picture("size", "Loss against what the model is", words)
 
@@ -171,7 +172,7 @@ class Artist:
                 rows.append((arm, sum(imbalance) / len(imbalance), share, len(runs)))
         if not rows:
             return None
-        drops = any(row[2] is not None for row in rows)
+        drops = any(row[2] for row in rows)
         names = [self._name(row[0]) for row in rows][::-1]
         height = 1.1 + 0.28 * len(rows)
         width = 7.2 + 4.2 * drops
@@ -192,7 +193,7 @@ class Artist:
         self._csv("balance", ("arm", "max_over_mean", "dropped", "seeds"), rows)
         words = "At the last evaluation of each run, over seeds. A load of 1 is an even one."
         if not drops:
-            words += " None of these routers drops tokens."
+            words += " No token is dropped."
         return Picture("balance", "Balance of the experts", words, width)
 
     def law(self, law: Law, n: np.ndarray, d: np.ndarray, loss: np.ndarray, name: str) -> Picture:
@@ -214,7 +215,7 @@ class Artist:
             log_axis(axes[0], "tokens")
             axes[0].set_ylabel("validation loss (nats a token)")
             axes[0].legend(title=name, fontsize=8, title_fontsize=8)
-            floor_line(axes[0], self.floor)
+            floor_line(axes[0], self.floor, 0.0, math.inf)
             asymptote(axes[0], law.E, self.floor)
             axes[0].margins(y=0.08)
             axes[1].axhline(0, color=GREY, linewidth=1)
@@ -246,7 +247,7 @@ class Artist:
             log_axis(axes[0], name)
             axes[0].set_ylabel("validation loss (nats a token)")
             axes[0].legend(fontsize=8)
-            floor_line(axes[0], self.floor)
+            self._floor_line(axes[0], [x for _, _, losses in groups for x in losses])
         self._csv("isoflop", ("flops", "parameters", "val_loss"), rows)
         words = "★ the best size at that compute; × one that lies outside the sizes trained."
         return Picture("isoflop", "Loss at equal compute", words, 6.4)
@@ -281,17 +282,22 @@ class Artist:
                 axes[0].minorticks_off()
             axes[0].set_xlabel(label)
             axes[0].set_ylabel("validation loss (nats a token)")
-            losses = [m for values in lines.values() for x in values for m in values[x]]
-            if self.floor is not None and min(losses) - self.floor > np.ptp(losses):
-                words += f" The known floor, {self.floor:.4f}, lies below the picture."
-            else:
-                floor_line(axes[0], self.floor)
+            losses = [x for values in lines.values() for found in values.values() for x in found]
+            words += self._beneath(self._floor_line(axes[0], losses))
             if len(lines) <= MOST:
                 legend(axes[0].figure, axes[0])
         self._csv(name, ("line", label, "val_loss", "half_interval", "runs"), rows)
         if len(lines) == 1:
             words = f"{words} Of {next(iter(lines))}."
         return Picture(name, title, words, 6.4)
+
+    def _floor_line(self, ax: Any, losses: Sequence[float]) -> bool:
+        return floor_line(ax, self.floor, min(losses), max(losses))
+
+    def _beneath(self, drawn: bool) -> str:
+        """A sentence for a floor that lies below a picture."""
+        outside = self.floor is not None and not drawn
+        return f" The known floor, {self.floor:.4f}, lies below the picture." if outside else ""
 
     def _name(self, arm: str) -> str:
         return f"{self.numbers[arm]}  {arm}"

@@ -84,15 +84,19 @@ def log_axis(ax: Any, label: str) -> None:
     ax.set_xlabel(label)
 
 
-def floor_line(ax: Any, floor: float | None) -> None:
-    """The lowest loss that is possible, named at its left end."""
-    if floor is None:
-        return
+def floor_line(ax: Any, floor: float | None, low: float, high: float) -> bool:
+    """Draw the lowest loss that is possible, named at its left end; whether that was done.
+
+    It is left out where it would take more than half of the picture from losses of low to high.
+    """
+    if floor is None or low - floor > high - low:
+        return False
     ax.axhline(floor, color=GREEN, linewidth=1.2, linestyle=(0, (5, 3)), zorder=0)
     below = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
     ax.annotate(
         "known floor", (0.01, floor), xytext=(0, 3), fontsize=7, color=GREEN, va="bottom", **below
     )
+    return True
 
 
 def asymptote(ax: Any, value: float, floor: float | None) -> None:
@@ -121,17 +125,20 @@ def frontier(points: list[tuple[float, float]]) -> tuple[list[float], list[float
     return [x for x, _ in kept], [y for _, y in kept]
 
 
-def zoom(ax: Any, floor: float | None) -> None:
-    """Leave out the first fall, which would flatten all differences."""
+def zoom(ax: Any, floor: float | None) -> bool:
+    """Leave out the first fall, which would flatten all differences; whether the floor is drawn."""
     ends = [line.get_ydata()[-1] for line in ax.lines if len(line.get_ydata()) > 2]
     every = [y for line in ax.lines if len(line.get_ydata()) > 2 for y in line.get_ydata()]
     if not ends:
-        return
-    low = min([*ends, floor] if floor is not None else ends)
+        return floor_line(ax, floor, 0.0, math.inf)
+    low = min(ends)
     reach = max(ends) - low
     high = min(max(every), max(ends) + 1.5 * reach + 0.05 * abs(low))
+    drawn = floor_line(ax, floor, low, high)
+    low = min(low, floor) if drawn and floor is not None else low
     if math.isfinite(high) and high > low:
         ax.set_ylim(low - 0.06 * (high - low), high)
+    return drawn
 
 
 def legend(figure: Any, ax: Any) -> None:
