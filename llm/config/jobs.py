@@ -146,10 +146,14 @@ class Jobs:
             self.folder,
         )
 
+    @property
+    def swept(self) -> list[str]:
+        """Keys and groups that take several values."""
+        return [o.key for o in self.typed if len(o.values) > 1]
+
     def label(self, overrides: list[str]) -> str:
         """What tells this job from the others of its sweep."""
-        swept = [o.key for o in self.typed if len(o.values) > 1]
-        return " ".join(o for o in overrides if o.split("=")[0] in swept)
+        return " ".join(o for o in overrides if o.split("=")[0] in self.swept)
 
     def typed_words(self, overrides: list[str]) -> dict[str, str]:
         """Dotted key to its override in the user's words, or in the job's where it is swept."""

@@ -115,11 +115,20 @@ class Reading:
     document_mask: bool
 
 
+#: What a dense partner may have equal with a model with experts (`llm.plan.partner`).
+Compare = Literal["active_flops", "total_params", "memory", "time"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """One run, fully described. `seed` keys initialisation, batch order, dropout and noise."""
+    """One run, fully described.
+
+    seed: keys initialisation, batch order, dropout and noise
+    compare: train the dense partner in place of a model with experts; the identity is the partner's
+    """
 
     seed: Seed
+    compare: Annotated[Compare | None, UNRECORDED]
     train: TrainSettings
     model: Node
     moe: Node

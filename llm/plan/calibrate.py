@@ -6,6 +6,7 @@ They are kept under `outputs/calibration`, apart from the runs, and share the pr
 import os
 import subprocess
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from llm.config.jobs import Jobs
@@ -14,27 +15,32 @@ from llm.plan.estimate import Planned
 _STEPS = 12
 
 
-def calibrate(jobs: Jobs, planned: list[Planned], outputs: Path) -> int:
-    """Train one job of each size for a few steps; returns how many kinds were measured."""
-    kinds: dict[tuple[float, float, str], Planned] = {}
+def kinds(planned: Iterable[Planned]) -> list[list[str]]:
+    """The overrides of one job of each size."""
+    found: dict[tuple[float, float, str], Planned] = {}
     for p in planned:
-        kinds.setdefault((p.params_total, p.flops_per_token, _batch(p)), p)
+        found.setdefault((p.params_total, p.flops_per_token, _batch(p)), p)
+    return [p.overrides for p in found.values()]
+
+
+def measure(jobs: Jobs, lines: Sequence[list[str]], outputs: Path) -> None:
+    """Train each line of overrides for a few steps."""
     folder = outputs / "calibration"
     folder.mkdir(parents=True, exist_ok=True)
-    (outputs / "data").mkdir(exist_ok=True)
-    if not (folder / "data").exists():
-        os.symlink(Path("..") / "data", folder / "data")
+    for name in ("data", ".partners"):
+        (outputs / name).mkdir(exist_ok=True)
+        if not (folder / name).exists():
+            os.symlink(Path("..") / name, folder / name)
     others = [f"--config-dir={other}" for other in jobs.choices.others[:1]]
-    for i, p in enumerate(kinds.values(), start=1):
-        print(f"calibrating {i} of {len(kinds)}: {p.label}", file=sys.stderr)
-        given = [override for override in p.overrides if not _replaced(override)]
+    for i, line in enumerate(lines, start=1):
+        print(f"calibrating {i} of {len(lines)}: {' '.join(line)}", file=sys.stderr)
+        given = [override for override in line if not _replaced(override)]
         command = [sys.executable, "-m", "llm.train", f"--config-path={jobs.choices.conf}", *others]
         command += [*given, f"train.budget={_STEPS}steps", f"outputs={folder}", "tracking=none"]
         command += ["run.existing=restart", "train.eval_every=1000", "train.eval_tokens=1000"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
-            print(done.stderr.strip().splitlines()[-1:], file=sys.stderr)
-    return len(kinds)
+            print(*done.stderr.strip().splitlines()[-1:], file=sys.stderr)
 
 
 def _replaced(override: str) -> bool:

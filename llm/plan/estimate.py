@@ -15,6 +15,7 @@ from llm.plan.cost import Costs
 from llm.plan.fairness import Entry
 from llm.plan.history import Estimate, History, machine_name, signature
 from llm.plan.memory import peak_memory
+from llm.plan.timing import Unmeasured
 from llm.sweep.answer import Answers
 
 #: Seconds from the start of a process to its first step: importing PyTorch, opening the data.
@@ -44,6 +45,8 @@ class Planned:
     memory: Estimate = _UNKNOWN
     seconds: Estimate = _UNKNOWN
     entry: Entry | None = None
+    #: Overrides, beside its own, of what `compare=time` has to see run first.
+    unmeasured: list[list[str]] = field(default_factory=list)
 
     @property
     def flops(self) -> float:
@@ -77,6 +80,7 @@ class Planner:
             self._fill(planned, made.validated(self.jobs.choices))
         except Refused as refusal:
             planned.state = "refused"
+            planned.unmeasured = refusal.lines if isinstance(refusal, Unmeasured) else []
             planned.problem = str(as_problem(refusal, made.words))
         return planned
 
@@ -125,6 +129,7 @@ class Planner:
             planned.flops,
             account.params_active,
             account.params_total,
+            config["compare"],
         )
 
 
