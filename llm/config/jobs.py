@@ -57,6 +57,28 @@ class Jobs:
         """Everything typed, as Hydra takes it, the user's folders, and one for the sweep."""
         return [*(override.for_hydra for override in self.typed), *self.hydra_overrides()]
 
+    def shown_overrides(self) -> list[str]:
+        """The same for `--cfg`, which shows the dense partner where `compare` is typed."""
+        if self.sweep is not None or not any(o.key == "compare" for o in self.typed):
+            return self.overrides()
+        composer = self.composer()
+        with composer.opened():
+            made = self.job(0, [], composer)
+        if isinstance(made, Outcome):  # Hydra will say it
+            return self.overrides()
+        from llm.plan import stand_in
+
+        if "torch" not in sys.modules:
+            stand_in.install()  # this process only prints
+        validated = made.validated(self.choices)
+        if validated.config["compare"] is None:
+            return self.overrides()
+        model = validated.config["model"]
+        keys = [key for key in ("d_ff", "moe_every", "dense_first") if key in model]
+        typed = [o for o in self.typed if o.key.split(".")[0] != "moe"]
+        partner = ["moe=dense", *(f"++model.{key}={model[key]}" for key in keys)]
+        return [*(o.for_hydra for o in typed), *partner, *self.hydra_overrides()]
+
     def hydra_overrides(self) -> list[str]:
         given = []
         if self.choices.others:

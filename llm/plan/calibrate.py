@@ -32,8 +32,10 @@ def measure(jobs: Jobs, lines: Sequence[list[str]], outputs: Path) -> None:
         if not (folder / name).exists():
             os.symlink(Path("..") / name, folder / name)
     others = [f"--config-dir={other}" for other in jobs.choices.others[:1]]
+    common = set.intersection(*map(set, lines)) if len(lines) > 1 else set()
     for i, line in enumerate(lines, start=1):
-        print(f"calibrating {i} of {len(lines)}: {' '.join(line)}", file=sys.stderr)
+        label = " ".join(word for word in line if word not in common)
+        print(f"calibrating {i} of {len(lines)}: {label}", file=sys.stderr)
         given = [override for override in line if not _replaced(override)]
         command = [sys.executable, "-m", "llm.train", f"--config-path={jobs.choices.conf}", *others]
         command += [*given, f"train.budget={_STEPS}steps", f"outputs={folder}", "tracking=none"]

@@ -46,7 +46,7 @@ class Times:
         Raises Refused where there is no such width.
         """
         assert self.experts is not None
-        slope, intercept = statistics.linear_regression(list(self.dense), list(self.dense.values()))
+        slope, intercept = self._line()
         if slope <= 0:
             raise Refused(
                 "wider dense models were no slower here, so the times say nothing; a larger "
@@ -62,11 +62,16 @@ class Times:
         """Dense widths to measure, for a search that begins at `first`; empty when all is known."""
         if len(self.dense) < 2:
             return [d_ff for d_ff in (first, 2 * first) if d_ff not in self.dense]
-        if self.experts is None:
+        if self.experts is None or len(self.dense) >= _ENOUGH:
             return []
+        low, high = min(self.dense), max(self.dense)
+        if self._line().slope <= 0:  # too near to each other to tell
+            return [4 * high]
         found = self.width()
-        inside = min(self.dense) / _BEYOND <= found <= max(self.dense) * _BEYOND
-        return [] if inside or len(self.dense) >= _ENOUGH else [found]
+        return [] if low / _BEYOND <= found <= high * _BEYOND else [min(found, 4 * high)]
+
+    def _line(self) -> statistics.LinearRegression:
+        return statistics.linear_regression(list(self.dense), list(self.dense.values()))
 
 
 class Unmeasured(Refused):

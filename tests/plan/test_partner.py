@@ -13,6 +13,7 @@ from llm.config.errors import Refused
 from llm.config.jobs import Jobs
 from llm.config.overrides import read
 from llm.plan.memory import peak_memory
+from llm.plan.partner import DENSE
 from llm.plan.timing import Times
 from llm.runs.identity import config_hash
 from llm.tokenizer.bytes import Bytes
@@ -120,6 +121,16 @@ def test_the_width_of_equal_time_lies_between_measured_ones():
         Times(0.1, {100: 2.0, 200: 3.0}).width()
     with pytest.raises(Refused, match="the times say nothing"):
         Times(1.0, {100: 2.0, 200: 2.0}).width()
+    assert Times(1.0, {100: 2.0, 200: 2.0}).missing(100) == [800]
+
+
+def test_cfg_shows_the_partner(workplace, monkeypatch, capsys):
+    line = ["--cfg", "job", "moe=switch", "moe.n_experts=8", "compare=active_flops"]
+    ended = Typist(monkeypatch, capsys)(*line)
+    assert ended.code == 0
+    shown = yaml.safe_load(ended.out)
+    assert shown["moe"] == DENSE
+    assert shown["model"]["d_ff"] > 176
 
 
 def test_the_width_of_equal_time_is_decided_once(toy_text, monkeypatch, capsys):
