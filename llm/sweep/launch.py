@@ -141,7 +141,7 @@ def _write_manifest(jobs: Jobs, tasks: list[Task]) -> None:
     ]
     folder = Path(jobs.folder)
     folder.mkdir(parents=True, exist_ok=True)
-    line = [override.text for override in jobs.typed]
+    line = [override.text for override in jobs.line]
     snapshot = jobs.snapshot.name if jobs.snapshot else None
     about = {"sweep": jobs.sweep, "command": jobs.command, "line": line, "snapshot": snapshot}
     write_json(folder / "sweep.json", {**about, "jobs": listed})

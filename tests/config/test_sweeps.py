@@ -118,6 +118,13 @@ def identity(line: list[str]) -> str:
     return config_hash(made.validated(choices).identity)
 
 
+def test_flops_are_active_flops(type_line):
+    one, other = (
+        type_line.accepted(f"train.budget=1e12{name}") for name in ("flops", "active_flops")
+    )
+    assert one.validated.identity == other.validated.identity
+
+
 def test_an_edited_default_is_another_experiment(type_line, tmp_path):
     edited = edited_conf(tmp_path / "c", "model/nano.yaml", "d_ff: 176", "d_ff: 177")
     plain, other = type_line.accepted(), type_line.accepted("--config-path", str(edited))
