@@ -79,6 +79,7 @@ class Composer:
             with open_dict(config):
                 # while `outputs` is its sibling
                 hydra_config.sweep.dir = str(hydra_config.sweep.dir)
+                OmegaConf.resolve(hydra_config.sweeper)
                 del config["hydra"]
             self._composed[key] = config, hydra_config
         return self._composed[key]
