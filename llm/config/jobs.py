@@ -191,10 +191,15 @@ class Jobs:
             if params:
                 there = {override.key for override in self.typed}
                 more = read([f"{k}={v}" for k, v in params.items()], self.choices, True)
-                self.typed += [override for override in more if override.key not in there]
+                more = [override for override in more if override.key not in there]
+                self.typed = [*self.typed, *more]
                 self.sweep = _sweep_name(self.typed)
                 self.params_taken = True
                 composer = self.composer()
+            for override in self.typed:
+                if override.is_interval and not self.draws:
+                    remedy = "add hydra/sweeper=optuna to search it"
+                    raise Refused(f"{override.text}: a grid has no intervals; {remedy}")
             yield composer
 
     @property
@@ -215,10 +220,6 @@ class Jobs:
             if self.draws:
                 self._refuse_search()
                 self.typed = [self._as_drawn(override, composer) for override in self.typed]
-            for override in self.typed:
-                if override.is_interval and not self.draws:
-                    remedy = "add hydra/sweeper=optuna to search it"
-                    raise Refused(f"{override.text}: a grid has no intervals; {remedy}")
             _, hydra_config = composer.job({})
         self.folder = str(hydra_config.sweep.dir)
         rules = first.raw["run"]
@@ -299,6 +300,12 @@ class Jobs:
         for override in self.typed:
             for value in override.values[1:]:
                 yield {**first, override.key: value}
+
+    def examples(self) -> Iterator[list[str]]:
+        """The overrides of some jobs: each value that is listed, and the ends of each interval."""
+        fixed = {o.key: o.values[0] for o in self.typed if len(o.values) == 1}
+        for values in self.each_value():
+            yield [f"{key}={value}" for key, value in {**fixed, **values}.items()]
 
     def grid(self) -> Iterator[list[str]]:
         """The overrides of every job of the grid, in the order of Hydra's sweeper."""

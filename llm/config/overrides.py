@@ -95,6 +95,9 @@ def _read(text: str, choices: Choices, multirun: bool) -> Typed:
         raise Refused(f"{text}: there is no group {key}{did_you_mean(key, HYDRA_GROUPS)}")
     if key.startswith("hydra/"):
         return Typed(text, text, key, False, [])
+    if key.startswith("hydra.sweeper.params"):
+        itself = text.lstrip("+").removeprefix("hydra.sweeper.params").lstrip(".=") or "KEY=A,B"
+        raise Refused(f"{text}: that is for YAML files; write {itself}")
     if key.startswith("hydra."):  # Hydra refuses a key of its own that it lacks, but not behind +
         is_open = key.split(".")[1] in HYDRA_OPEN
         return Typed(text, text if is_open else text.lstrip("+"), key, False, [])

@@ -57,23 +57,23 @@ def run(arguments: list[str]) -> int:
     except MISTAKES as error:
         raise Refused(one_line(error, choices)) from error
     print(table(sorted(planned, key=lambda p: _sort_key(p, own.sort))))
-    for line in summary(planned):
+    for line in search_summary(planned, jobs.sweeper) if jobs.draws else summary(planned):
         print(line)
     entries = [p.entry for p in planned if p.entry is not None and p.same_as is None]
-    named = [o.key for o in typed if len(o.values) > 1]
-    for line in warnings(entries, [name for name in named if name != "seed"]):
+    named = [o.key for o in jobs.typed if len(o.values) > 1]
+    for line in [] if jobs.draws else warnings(entries, [name for name in named if name != "seed"]):
         print(f"note: {line}")
     return 0
 
 
 def plan(jobs: Jobs, calibrate: bool) -> list[Planned]:
-    """Every job of the grid, in the order of the sweep."""
-    composer = jobs.composer()
-    with composer.opened():
+    """Every job of the grid, in the order of the sweep; of a search, examples of its jobs."""
+    with jobs.composing() as composer:
         config, _ = composer.job({})
         outputs = Path(str(config.outputs))
         answers = Answers(Machines(outputs).facts)
-        made = [jobs.job(i, overrides, composer) for i, overrides in enumerate(jobs.grid())]
+        lines = jobs.examples() if jobs.draws else jobs.grid()
+        made = [jobs.job(i, overrides, composer) for i, overrides in enumerate(lines)]
     planned = _planned(jobs, outputs, answers, made)
     if calibrate:
         from llm.plan.calibrate import calibrate as measure
@@ -178,6 +178,24 @@ def summary(planned: list[Planned]) -> list[str]:
     elif any("scaled" in (p.seconds.basis, p.memory.basis) for p in runs):
         lines.append("~ before a figure: scaled from other runs, or by a formula")
     return lines
+
+
+def search_summary(planned: list[Planned], sweeper: dict[str, Any]) -> list[str]:
+    """What can be said of a search: what its trials cost, not which they are."""
+    told = (
+        "\na search draws its jobs as it goes, so there is no grid to list: the rows above are "
+        "examples, each choice and both ends of each interval once"
+    )
+    counted = [p for p in planned if p.counted]
+    if counted:
+        flops = [p.flops for p in counted]
+        told += f"; a trial costs {_number(min(flops))} to {_number(max(flops))} FLOPs"
+    seconds = [p.seconds.value for p in counted if math.isfinite(p.seconds.value)]
+    if seconds:
+        whole = sweeper.get("n_trials", 0) * sum(seconds) / len(seconds)
+        told += f", {clock(min(seconds))} to {clock(max(seconds))}"
+        told += f"; all {sweeper['n_trials']} about {clock(whole)}, one by one" if whole else ""
+    return [told]
 
 
 def _sort_key(p: Planned, key: str) -> tuple[float, int]:
