@@ -10,6 +10,7 @@ failed by an accident, come before anything new: the same job, whose run goes on
 import json
 import math
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -97,7 +98,9 @@ def _go_on(found: Any) -> int:
             found.tell(trial.number, state=TrialState.FAIL)
         undone = trial.state in (TrialState.RUNNING, TrialState.FAIL)
         if undone and trial.params and trial.params not in settled:
-            found.enqueue_trial(trial.params)
+            with warnings.catch_warnings():  # that it may change in a version to come
+                warnings.simplefilter("ignore")
+                found.enqueue_trial(trial.params)
             settled.append(trial.params)
     return len(done)
 

@@ -77,8 +77,9 @@ def test_what_a_killed_search_left_comes_first(tmp_path):
 def test_hopeless_jobs_are_pruned_and_stay_so(llm_train, monkeypatch):
     monkeypatch.setattr(launch, "_LOOK", 0.1)
     rates = ["1e-2", "2e-2", "3e-2", "4e-2", "1e-6"]
-    line = ["optimizer=adamw", "train.eval_every=10", "train.checkpoint_every=1000"]
-    sweep = ["-m", *line, f"optimizer.lr={','.join(rates)}", "train.budget=600steps"]
+    line = ["moe=dense", "optimizer=adamw", "train.eval_every=10", "train.checkpoint_every=1000"]
+    line += ["train.budget=200steps"]
+    sweep = ["-m", *line, f"optimizer.lr={','.join(rates)}"]
     sweep += ["hydra.launcher.jobs=1", "hydra.launcher.prune=median"]
     ended = llm_train(*sweep)
     assert ended.code == 0, ended.err
@@ -95,7 +96,7 @@ def test_hopeless_jobs_are_pruned_and_stay_so(llm_train, monkeypatch):
     before = run.stat().st_mtime_ns
     again = llm_train(*sweep)
     assert "1 pruned" in again.err and run.stat().st_mtime_ns == before
-    alone = llm_train(*line, "optimizer.lr=1e-6", "train.budget=600steps")
+    alone = llm_train(*line, "optimizer.lr=1e-6")
     assert alone.code == 0, alone.err
     assert "going on with" in alone.err and json.loads(run.read_text())["state"] == "finished"
     llm_train(*sweep)
