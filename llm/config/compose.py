@@ -98,6 +98,7 @@ class Composer:
             with open_dict(config):
                 # while `outputs` is its sibling
                 hydra_config.sweep.dir = str(hydra_config.sweep.dir)
+                OmegaConf.resolve(hydra_config.sweeper)
                 del config["hydra"]
             values: Any = OmegaConf.to_container(config, resolve=False)
             refers = any(_refers(value) for _, value in leaves(values, ""))

@@ -10,6 +10,8 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from llm.config import space
 from llm.config.choices import Choices
 from llm.config.compose import Composer, plain, values_of
 from llm.config.errors import Refused
@@ -29,6 +32,11 @@ __all__ = ["Job", "Jobs"]
 
 #: The launcher that runs the jobs in this very process, one after another.
 _BASIC = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
+#: The sweeper whose jobs are known before the first begins.
+_GRIDS = (
+    "hydra_plugins.llm_grid.GridSweeper",
+    "hydra._internal.core_plugins.basic_sweeper.BasicSweeper",
+)
 
 
 class Jobs:
@@ -55,6 +63,8 @@ class Jobs:
         self.sweep = _sweep_name(typed, chosen_study(typed, choices)) if is_sweep else None
         self.folder = ""  # of the sweep
         self.snapshot: Path | None = None
+        self.sweeper: dict[str, Any] = {}  # the node of `hydra.sweeper`
+        self.restarts = False
         self.parent = os.getpid()
         self.codes: list[int] = []  # of jobs that a launcher did itself
 
@@ -212,31 +222,51 @@ class Jobs:
             raise Refused("plugins: only the command line can list them, not a config file")
         return [str(package) for package in listed]
 
+    @contextmanager
+    def composing(self) -> Iterator[Composer]:
+        """An open composer of this sweep's jobs, which knows its sweeper."""
+        composer = self.composer()
+        with composer.opened():
+            _, hydra_config = composer.job({})
+            node: Any = OmegaConf.to_container(hydra_config.sweeper, enum_to_str=True)
+            self.sweeper = node
+            for override in [*self.typed, *chain(*self.lines)]:
+                if override.is_interval and not self.draws:
+                    remedy = "add hydra/sweeper=optuna to search it"
+                    raise Refused(f"{override.text}: a grid has no intervals; {remedy}")
+            if self.draws and self.lines:
+                raise Refused("hydra/sweeper: a search draws from one space, not from lines")
+            yield composer
+
+    @property
+    def draws(self) -> bool:
+        """Whether it is a search, whose sweeper chooses each job by what came of others."""
+        return self.sweeper.get("_target_", _GRIDS[0]) not in _GRIDS
+
     def check_sweep(self) -> Path:
         """Refuse a sweep's mistakes before its first job; returns where its outcomes will be.
 
-        Every value of every swept key is validated once, not every combination. Then the code and
-        the configs are copied for the jobs, unless these run in this process.
+        Every value of every swept key is validated once, not every combination; of an interval,
+        its ends. Then the code and the configs are copied for the jobs, unless these run in this
+        process.
         """
-        composer = self.composer()
-        with composer.opened():
-            first: SweepJob | None = None
-            for values in self._each_value():
-                made = self.job(0, [f"{k}={v}" for k, v in values.items()], composer)
-                if isinstance(made, Outcome):
-                    raise Refused(made.problem)
-                made.validated(self.choices)
-                first = made
+        with self.composing() as composer:
+            for values in self.each_value():
+                first = self._validated(values, composer)
+            if self.draws:
+                self._refuse_search()
+                self.typed = [self._as_drawn(override, composer) for override in self.typed]
             _, hydra_config = composer.job({})
         self.folder = str(hydra_config.sweep.dir)
-        if first is not None and hydra_config.launcher._target_ != _BASIC:
+        rules = first.raw["run"]
+        self.restarts = rules["existing"] == "restart"
+        if hydra_config.launcher._target_ != _BASIC:
             from llm.sweep.snapshot import freeze
 
             if os.environ.get("WORLD_SIZE", "1") != "1":
                 raise Refused(
                     "the processes of torchrun do each job together: add hydra/launcher=basic"
                 )
-            rules = first.raw["run"]
             self.snapshot = freeze(
                 Path(self.folder),
                 self.choices,
@@ -245,6 +275,47 @@ class Jobs:
                 rules["existing"],
             )
         return Path(self.folder) / "jobs.jsonl"
+
+    def _validated(self, values: dict[str, str], composer: Composer) -> SweepJob:
+        made = self.job(0, [f"{k}={v}" for k, v in values.items()], composer)
+        if isinstance(made, Outcome):
+            raise Refused(made.problem)
+        made.validated(self.choices)
+        return made
+
+    def _refuse_search(self) -> None:
+        if os.environ.get("WORLD_SIZE", "1") != "1":
+            raise Refused("each process of torchrun would search on its own; start it without")
+        if not any(override.sweep is not None for override in self.typed):
+            raise Refused("a search needs something to draw: KEY=A,B or KEY=interval(LOW,HIGH)")
+
+    def _as_drawn(self, override: Typed, composer: Composer) -> Typed:
+        """The override as the search's sweeper has to read it."""
+        if override.sweep is None:
+            return override
+        fractions = True
+        doubtful = space.fraction_within(override.sweep) if override.is_interval else None
+        if doubtful is not None:
+            first = next(self.each_value())
+            try:
+                self._validated({**first, override.key: str(doubtful)}, composer)
+            except Refused:
+                fractions = False
+        name = override.for_hydra.partition("=")[0]
+        drawn = space.as_optuna_draws(name, override.sweep, override.values, fractions)
+        return replace(override, for_hydra=drawn)
+
+    @contextmanager
+    def under_way(self) -> Iterator[list[str]]:
+        """While the sweep runs; what Hydra has to be told beside `overrides`."""
+        if "study_name" not in self.sweeper:
+            yield []
+            return
+        from llm.sweep.search import study
+
+        assert self.sweep is not None
+        with study(Path(self.folder), self.sweep, self.sweeper, self.restarts) as told:
+            yield told
 
     def frozen(self) -> "Jobs":
         """These jobs, composed from the snapshot's configs."""
@@ -258,7 +329,7 @@ class Jobs:
         frozen.sweep = self.sweep
         return frozen
 
-    def _each_value(self) -> Iterator[dict[str, str]]:
+    def each_value(self) -> Iterator[dict[str, str]]:
         """The first value of everything swept, and each other value beside these; of each line."""
         for line in self.lines or [[]]:
             typed = [o for o in [*line, *self.typed] if o.key in self.swept]
@@ -267,6 +338,12 @@ class Jobs:
             for override in typed:
                 for value in override.values[1:]:
                     yield {**first, override.key: value}
+
+    def examples(self) -> Iterator[list[str]]:
+        """The overrides of some jobs: each value that is listed, and the ends of each interval."""
+        fixed = {o.key: o.values[0] for o in self.typed if len(o.values) == 1}
+        for values in self.each_value():
+            yield [f"{key}={value}" for key, value in {**fixed, **values}.items()]
 
     def grid(self) -> Iterator[list[str]]:
         """The overrides of every job: line by line, each in the order of Hydra's sweeper."""
@@ -283,7 +360,10 @@ class Jobs:
             yield from itertools.product(*(values for values in keys.values() if values))
 
     def conclude(self, outcomes: Path, begin: int) -> int:
-        """The exit code of a sweep whose jobs wrote `outcomes` from byte `begin` on."""
+        """The exit code of a sweep whose jobs wrote `outcomes` from byte `begin` on. The last line
+        on standard output is the sweep's folder, unless its jobs ran and spoke in this process."""
+        if self.snapshot is not None:
+            print(self.folder)
         codes = self.codes
         if not codes and outcomes.exists():
             lines = outcomes.read_bytes()[begin:].decode().splitlines()

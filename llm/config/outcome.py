@@ -117,13 +117,18 @@ class Outcome:
     exit: int = 0
     problem: str = ""
     run: str | None = None  # id of the run that answers it
-    val_loss: float | None = None
+    val_loss: float | None = None  # the last one seen, where it was pruned
     again: bool = True  # whether trying again may help
+    pruned: bool = False  # stopped as hopeless; saved as if interrupted
 
     @property
-    def objective(self) -> float:
-        """What a search plugin minimises."""
-        return math.nan if self.val_loss is None else self.val_loss
+    def objective(self) -> float | None:
+        """What a search minimises. Without a loss it is infinite, so that the search keeps away
+        from there; None after an accident, which says nothing of the place."""
+        if self.val_loss is not None:
+            return self.val_loss
+        accident = self.exit and self.again and not self.pruned
+        return None if accident else math.inf
 
     def append_to(self, folder: str | Path) -> None:
         """Add the line to `jobs.jsonl`: in one write, since several processes may.

@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob, IntervalSweep, Override, OverrideType
+from hydra.core.override_parser.types import Glob, IntervalSweep, Override, OverrideType, Sweep
 from hydra.errors import HydraException
 
+from llm.config import space
 from llm.config.choices import Choices
 from llm.config.errors import Refused
 from llm.config.suggest import did_you_mean, nearest
@@ -21,7 +22,9 @@ from llm.config.suggest import did_you_mean, nearest
 #: Sections of Hydra's config that take keys of their own.
 HYDRA_OPEN = ("callbacks", "launcher", "sweeper", "job", "job_logging", "hydra_logging")
 #: What of Hydra's own can be chosen on the command line.
-HYDRA_GROUPS = [f"hydra/{name}" for name in "launcher sweeper job_logging hydra_logging".split()]
+HYDRA_GROUPS = [
+    f"hydra/{name}" for name in "launcher sweeper sweeper/sampler job_logging hydra_logging".split()
+]
 _SEARCH_PATH = re.compile(r"\+*hydra\.searchpath=")
 
 
@@ -33,7 +36,13 @@ class Typed:
     for_hydra: str
     key: str
     is_group: bool
-    values: list[str]  # several in a sweep
+    values: list[str]  # several in a sweep; of an interval its two ends
+    sweep: Sweep | Glob | None = None  # the values as Hydra reads them, where it is a sweep
+
+    @property
+    def is_interval(self) -> bool:
+        """Whether only a search can take it: its values cannot be listed."""
+        return space.is_interval(self.sweep)
 
     def choosing(self, value: str) -> str:
         """The override for Hydra that takes one of the values."""
@@ -69,6 +78,9 @@ def _read(text: str, choices: Choices, multirun: bool) -> Typed:
         override = OverridesParser.create().parse_override(text)
     except HydraException:
         name, equals, value = text.partition("=")
+        form = space.form_of(name, value)
+        if form:
+            raise Refused(f"{text}: write {form}") from None
         quoted = value.strip("'\"[]{}") or "VALUE"
         guess = nearest(name, [*choices.groups, *choices.keys])
         hint = f"; did you mean {guess}=VALUE?" if guess else ""
@@ -83,6 +95,9 @@ def _read(text: str, choices: Choices, multirun: bool) -> Typed:
         raise Refused(f"{text}: there is no group {key}{did_you_mean(key, HYDRA_GROUPS)}")
     if key.startswith("hydra/"):
         return Typed(text, text, key, False, [])
+    if key.startswith("hydra.sweeper.params"):
+        itself = text.lstrip("+").removeprefix("hydra.sweeper.params").lstrip(".=") or "KEY=A,B"
+        raise Refused(f"{text}: that is for YAML files; write {itself}")
     if key.startswith("hydra."):  # Hydra refuses a key of its own that it lacks, but not behind +
         is_open = key.split(".")[1] in HYDRA_OPEN
         return Typed(text, text if is_open else text.lstrip("+"), key, False, [])
@@ -90,16 +105,19 @@ def _read(text: str, choices: Choices, multirun: bool) -> Typed:
     if override.package:
         raise Refused(f"{text}: a group has one place; write {key}=OPTION")
     values = _values(override, choices.groups.get(key, []))
+    sweep: Any = override.value() if override.is_sweep_override() else None
     if override.is_sweep_override() and not multirun:
         list_form = f" or {key}=[{text.partition('=')[2]}] for a list" if len(values) > 1 else ""
+        list_form = " and hydra/sweeper=optuna" if space.is_interval(sweep) else list_form
         raise Refused(f"{text}: several values make a sweep; add -m,{list_form}".rstrip(","))
+    space.check(text, sweep)
     if override.is_sweep_override() and not values:
         among = f" of {', '.join(choices.groups[key])}" if key in choices.groups else ""
         raise Refused(f"{text}: takes none{among}")
     if key in choices.groups:
         for value in values:
             _check_option(text, key, value, choices)
-        return Typed(text, text.lstrip("+"), key, True, values)
+        return Typed(text, text.lstrip("+"), key, True, values, sweep)
     if "/" in key:
         dotted = key.replace("/", ".")
         group = choices.part(dotted)
@@ -107,11 +125,11 @@ def _read(text: str, choices: Choices, multirun: bool) -> Typed:
             for value in values:
                 _check_option(text, group, value, choices)
             for_hydra = f"+{group}@{dotted}={text.partition('=')[2]}"
-            return Typed(text, for_hydra, dotted, True, values)
+            return Typed(text, for_hydra, dotted, True, values, sweep)
         guess = dotted if dotted in choices.keys else nearest(key, choices.groups)
         hint = f"; did you mean {guess}?" if guess else ""
         raise Refused(f"{text}: there is no group {key}{hint}")
-    return Typed(text, "++" + text.lstrip("+"), key, False, values)
+    return Typed(text, "++" + text.lstrip("+"), key, False, values, sweep)
 
 
 def _refuse_deletion(text: str, key: str, override: Override, choices: Choices) -> None:

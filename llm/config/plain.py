@@ -13,6 +13,13 @@ from llm.config.suggest import did_you_mean
 
 #: What the composition of a config raises when it is the user's mistake.
 MISTAKES = (HydraException, OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError)
+#: Options that come with a package of their own.
+_PLUGINS = {
+    "hydra/sweeper=optuna": "-e '.[search]'",
+    "hydra/launcher=joblib": "-e '.[joblib]'",
+    "hydra/launcher=submitit_local": "-e '.[slurm]'",
+    "hydra/launcher=submitit_slurm": "-e '.[slurm]'",
+}
 
 
 def one_line(error: Exception, choices: Choices) -> str:
@@ -24,6 +31,8 @@ def one_line(error: Exception, choices: Choices) -> str:
         known = choices.groups.get(group) or [name for g, name in choices.files if g == group]
         options = error.options or known
         wanted = f"{group}={name}" if group else f"--config-name {name}"
+        if f"{group}={name}" in _PLUGINS:
+            return f"{wanted}: is a plugin of Hydra's; pip install {_PLUGINS[wanted]}"
         return f"{wanted}: there is no such config{did_you_mean(name, options)}"
     key = re.search(r"Could not override '(hydra\.[^']+)'", str(error))
     if isinstance(error, ConfigCompositionException) and key:

@@ -50,9 +50,6 @@ def with_study(typed: list[Typed], choices: Choices) -> Sweep:
 
     Raises Refused for a mistake in the study's file.
     """
-    for override in typed:
-        if override.key.startswith("hydra.sweeper.params"):
-            raise Refused(f"{override.text}: type the values themselves: KEY=A,B")
     study = chosen_study(typed, choices)
     files = [choices.files.get(("", choices.top)), choices.files.get((GROUP, study or ""))]
     by_hand = {o.key for o in typed}

@@ -60,22 +60,23 @@ def run(arguments: list[str]) -> int:
     except MISTAKES as error:
         raise Refused(one_line(error, choices)) from error
     print(table(sorted(planned, key=lambda p: _sort_key(p, own.sort))))
-    for line in summary(planned):
+    for line in search_summary(planned, jobs.sweeper) if jobs.draws else summary(planned):
         print(line)
     entries = [p.entry for p in planned if p.entry is not None and p.same_as is None]
-    for line in warnings(entries, [name for name in jobs.swept if name != "seed"]):
+    named = [name for name in jobs.swept if name != "seed"]
+    for line in [] if jobs.draws else warnings(entries, named):
         print(f"note: {line}")
     return 0
 
 
 def plan(jobs: Jobs, calibrate: bool) -> list[Planned]:
-    """Every job of the grid, in the order of the sweep."""
-    composer = jobs.composer()
-    with composer.opened():
+    """Every job of the grid, in the order of the sweep; of a search, examples of its jobs."""
+    with jobs.composing() as composer:
         config, _ = composer.job({})
         outputs = Path(str(config["outputs"]))
         answers = Answers(Machines(outputs).facts)
-        made = [jobs.job(i, overrides, composer) for i, overrides in enumerate(jobs.grid())]
+        lines = jobs.examples() if jobs.draws else jobs.grid()
+        made = [jobs.job(i, overrides, composer) for i, overrides in enumerate(lines)]
     planned = _planned(jobs, outputs, answers, made)
     if calibrate:
         unknown = [p for p in planned if p.to_do and p.counted]
@@ -201,6 +202,24 @@ def summary(planned: list[Planned]) -> list[str]:
 
 def _refusal(p: Planned) -> str:
     return f"refused: {p.problem}"
+
+
+def search_summary(planned: list[Planned], sweeper: dict[str, Any]) -> list[str]:
+    """What can be said of a search: what its trials cost, not which they are."""
+    told = (
+        "\na search draws its jobs as it goes, so there is no grid to list: the rows above are "
+        "examples, each choice and both ends of each interval once"
+    )
+    counted = [p for p in planned if p.counted]
+    if counted:
+        flops = [p.flops for p in counted]
+        told += f"; a trial costs {_number(min(flops))} to {_number(max(flops))} FLOPs"
+    seconds = [p.seconds.value for p in counted if math.isfinite(p.seconds.value)]
+    if seconds:
+        whole = sweeper.get("n_trials", 0) * sum(seconds) / len(seconds)
+        told += f", {clock(min(seconds))} to {clock(max(seconds))}"
+        told += f"; all {sweeper['n_trials']} about {clock(whole)}, one by one" if whole else ""
+    return [told]
 
 
 def _sort_key(p: Planned, key: str) -> tuple[float, int]:

@@ -73,6 +73,7 @@ def write(found: Collection, folder: Path) -> Path:
         trend,
         _failures(found),
         _under_way(results),
+        found.pruned,
     )
     file = folder / "index.html"
     file.write_text(page(content), encoding="utf-8")
@@ -95,11 +96,11 @@ def _failures(found: Collection) -> list[tuple[str, str]]:
 
 
 def _under_way(results: list[Result]) -> list[tuple[str, str]]:
-    """Runs that are neither finished nor failed, with how far they are."""
+    """Runs that are neither finished nor failed nor pruned, with how far they are."""
     told = []
     for result in results:
         state = str(result.facts.get("state"))
-        if result.finished or state == "failed":
+        if result.finished or state in ("failed", "pruned"):
             continue
         far = f"{result.points[-1].tokens:,} tokens" if result.points else "no evaluation yet"
         told.append((f"{result.id} ({result.label})", f"{state}, {far}"))

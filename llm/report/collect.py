@@ -37,6 +37,7 @@ class Result:
     last: dict[str, Any]  # the last row with an evaluation
     named: dict[str, str] = field(default_factory=dict)  # swept overrides, where from a sweep
     label: str = ""  # of its arm
+    pruned: bool = False  # as hopeless, or another seed of its arm was
 
     @property
     def id(self) -> str:
@@ -91,6 +92,7 @@ class Collection:
 
     results: list[Result]
     problems: list[tuple[str, str]]  # what and why: jobs without a run, damaged files
+    pruned: list[tuple[str, str]]  # jobs that their sweep gave up, and why
     named: list[str]  # keys that the sweep varies; empty where several runs were listed
     title: str
     folder: Path  # where the report goes unless told otherwise
@@ -104,11 +106,12 @@ def collect(paths: list[Path]) -> Collection:
     folders: dict[str, Path] = {}
     named: dict[str, dict[str, str]] = {}
     problems: list[tuple[str, str]] = []
+    pruned: dict[str, dict[str, Any]] = {}
     for path in paths:
         if not path.is_dir():
             raise Refused(f"{path}: is no run, no sweep and no folder of them")
         if (path / "jobs.jsonl").exists():
-            _of_sweep(path, folders, named, problems)
+            _of_sweep(path, folders, named, problems, pruned)
         elif (path / "run.json").exists():
             folders[path.name] = path
         else:
@@ -128,7 +131,7 @@ def collect(paths: list[Path]) -> Collection:
     home = only / "report" if is_sweep or len(paths) == 1 else only.parent / "report"
     title = only.resolve().name if len(paths) == 1 else f"{len(results)} runs"
     _label(results)
-    return Collection(results, problems, keys, title, home)
+    return Collection(results, problems, _pruned(results, pruned), keys, title, home)
 
 
 def _of_sweep(
@@ -136,6 +139,7 @@ def _of_sweep(
     folders: dict[str, Path],
     named: dict[str, dict[str, str]],
     problems: list[tuple[str, str]],
+    pruned: dict[str, dict[str, Any]],
 ) -> None:
     """The newest outcome of each job; runs under way are in the manifest only."""
     jobs: dict[int, dict[str, Any]] = {}
@@ -152,13 +156,38 @@ def _of_sweep(
     runs = path.parent.parent / "runs"
     for number, job in jobs.items():
         values = {k: v for k, v in pairs[number].items() if k in swept}
+        words = " ".join(f"{k}={v}" for k, v in values.items())
+        if job.get("pruned"):
+            pruned[f"job {number} ({words})"] = {**job, "arm": _arm(values)}
         if job["exit"] and job["exit"] not in (130, 143):  # interrupted is not failed
-            words = " ".join(f"{k}={v}" for k, v in values.items())
             problems.append((f"job {number} ({words})", job["problem"]))
         run = job.get("run")
         if run and (runs / run / "run.json").exists():
             folders[run] = runs / run
             named.setdefault(run, values)
+
+
+def _arm(named: dict[str, str]) -> frozenset[str]:
+    """What the seeds of an arm have in common."""
+    return frozenset(f"{key}={value}" for key, value in named.items() if key != "seed")
+
+
+def _pruned(results: list[Result], jobs: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
+    """Marks the runs of arms that were given up; what was given up, and why.
+
+    `jobs`: name to outcome of those that their sweeps have pruned. One that was trained to its end
+    since, alone or without the rule, is a run like others.
+    """
+    done = {result.id for result in results if result.finished}
+    jobs = {name: job for name, job in jobs.items() if job["run"] not in done}
+    told = [(name, str(job["problem"])) for name, job in jobs.items()]
+    arms, runs = [job["arm"] for job in jobs.values()], {job["run"] for job in jobs.values()}
+    for result in results:
+        own = result.facts.get("state") == "pruned"
+        result.pruned = own or (bool(result.named) and _arm(result.named) in arms)
+        if own and result.id not in runs:  # listed without its sweep
+            told.append((f"{result.id} ({result.label})", str(result.facts.get("reason"))))
+    return told
 
 
 def _read(folder: Path, named: dict[str, str]) -> Result:

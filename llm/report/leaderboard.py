@@ -29,10 +29,12 @@ class Standing:
 
 
 def by_arm(results: list[Result]) -> dict[str, list[Result]]:
-    """Label to finished runs, in order of seed; one run of each seed."""
+    """Label to finished runs, in order of seed; one run of each seed. Not of arms that were pruned:
+    the seeds that came through would flatter them."""
     found: dict[str, dict[int, Result]] = defaultdict(dict)
+    pruned = {result.label for result in results if result.pruned}
     for result in results:
-        if result.finished:
+        if result.finished and result.label not in pruned:
             found[result.label].setdefault(result.seed, result)
     return {label: [seeds[s] for s in sorted(seeds)] for label, seeds in found.items()}
 

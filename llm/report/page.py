@@ -52,6 +52,7 @@ class Content:
     trend: tuple[float, float] | None = None
     failures: list[tuple[str, str]] = field(default_factory=list)
     under_way: list[tuple[str, str]] = field(default_factory=list)
+    pruned: list[tuple[str, str]] = field(default_factory=list)
 
 
 def page(content: Content) -> str:
@@ -66,6 +67,7 @@ def page(content: Content) -> str:
         _scaling(content),
         _figure(content.pictures.get("balance")),
         _listed("Failures and divergences", content.failures, "None."),
+        _listed("Pruned: in no comparison, with all seeds of the arm", content.pruned, ""),
         _listed("Not finished", content.under_way, ""),
     ]
     body = "\n".join(part for part in parts if part)

@@ -11,6 +11,7 @@ curve.png       the loss curve
 import os
 import sys
 import time
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +22,8 @@ from omegaconf import OmegaConf
 from llm.config.errors import Failed, Refused
 from llm.runs.files import write_json
 
-State = Literal["running", "finished", "failed", "interrupted"]
+#: A run that was pruned is interrupted for another's sake: its sweep had better ones.
+State = Literal["running", "finished", "failed", "interrupted", "pruned"]
 
 
 class Run:
@@ -163,6 +165,16 @@ def find_run(typed: str, outputs: Path) -> tuple[Path, Literal["best", "last"]]:
     if path.name in ("best", "checkpoints") and (path.parent / "run.json").exists():
         return path.parent, "best" if path.name == "best" else "last"
     return path, "best"
+
+
+def mark_pruned(folder: Path, reason: str) -> None:
+    """Let run.json say that its sweep stopped this run as hopeless, unless it is finished or
+    somebody trains it. It goes on like an interrupted one where it is trained again."""
+    lock = FileLock(folder.parent / ".locks" / folder.name)
+    with suppress(Timeout, OSError), lock.acquire(timeout=0):
+        facts = read_facts(folder)
+        if facts is not None and facts["state"] != "finished":
+            Run(folder, facts, lock).update(state="pruned", reason=reason)
 
 
 def is_alive(folder: Path) -> bool:

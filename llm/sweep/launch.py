@@ -4,7 +4,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,16 +17,21 @@ from llm.config.jobs import Jobs
 from llm.config.outcome import Outcome, SweepJob, as_problem, report_problem, run_facts
 from llm.plan.cost import Costs
 from llm.plan.memory import peak_memory
-from llm.runs.files import write_json
+from llm.runs.directory import mark_pruned
 from llm.runs.identity import code_hash
-from llm.sweep import process
+from llm.sweep import manifest, process
 from llm.sweep.answer import Answers, resolved_here
+from llm.sweep.prune import Entry, Pruner
 from llm.sweep.resources import Gpus, cpu_slots, gpu_ids, memory_free, threads_each
 from llm.sweep.table import Table
 from llm.sweep.task import Task
 
 #: Seconds between two looks at the processes.
 _PERIOD = 0.05
+#: Seconds between two looks at the metric logs.
+_LOOK = 2.0
+#: How a process ends that was told to.
+_STOPPED = (130, 143, -signal.SIGINT, -signal.SIGTERM)
 
 
 def launch(
@@ -37,35 +42,45 @@ def launch(
     retries: int,
     backoff: float,
     fail_fast: bool,
+    pruner: Pruner | None,
 ) -> list[JobReturn]:
     """Do the jobs; returns what Hydra's sweepers want, the validation loss as the value.
 
     Args:
         jobs: the command's, with the sweep's snapshot
-        first: number of the first job
+        first: number of the first job; those before came in an earlier call for this sweep
         parallel: processes at a time, None for what the machine allows
         retries, backoff, fail_fast: the keys of `hydra.launcher`
+        pruner: tells which jobs are hopeless, None where none is given up
     Raises:
         Interrupted: Ctrl-C or SIGTERM came; the jobs have saved and go on with the same line
     """
-    tasks = _tasks(jobs, job_overrides, first)
-    _write_manifest(jobs, tasks)
-    pool = _Pool(jobs, tasks, parallel, retries, backoff, fail_fast)
+    earlier = manifest.earlier(jobs, first)
+    numbers = manifest.numbers(jobs, job_overrides, first, earlier)
+    hopeless = manifest.pruned(jobs) if pruner else {}
+    tasks = _tasks(jobs, job_overrides, numbers, hopeless)
+    earlier = [told for told in earlier if told["job"] not in numbers]
+    manifest.write(jobs, tasks, earlier)
+    pool = _Pool(jobs, tasks, parallel, retries, backoff, fail_fast, pruner, earlier)
     for task in tasks:
         if task.outcome is not None:
             pool.conclude(task, task.outcome)
     with _signals(pool):
         pool.work()
-    _write_manifest(jobs, tasks)
+    manifest.write(jobs, tasks, earlier)
     if pool.stop is not None:
         raise Interrupted(pool.stop)
-    print(jobs.folder)
     outcomes = [task.outcome for task in tasks if task.outcome is not None]
     jobs.codes += [outcome.exit for outcome in outcomes]
     return [_job_return(outcome) for outcome in outcomes]
 
 
-def _tasks(jobs: Jobs, job_overrides: list[list[str]], first: int) -> list[Task]:
+def _tasks(
+    jobs: Jobs,
+    job_overrides: list[list[str]],
+    numbers: list[int],
+    hopeless: dict[frozenset[str], Outcome],
+) -> list[Task]:
     """Compose and validate every job; find those that are done, and those that are the same."""
     frozen = jobs.frozen()
     assert jobs.snapshot is not None
@@ -75,7 +90,7 @@ def _tasks(jobs: Jobs, job_overrides: list[list[str]], first: int) -> list[Task]
     tasks: list[Task] = []
     firsts: dict[str, Task] = {}
     with composer.opened():
-        for number, overrides in enumerate(job_overrides, first):
+        for number, overrides in zip(numbers, job_overrides, strict=True):
             job = frozen.job(number, overrides, composer)
             if isinstance(job, Outcome):
                 label = frozen.label(job.overrides)
@@ -103,17 +118,20 @@ def _tasks(jobs: Jobs, job_overrides: list[list[str]], first: int) -> list[Task]
                 continue
             if account is not None:
                 task.memory = peak_memory(config, account.params_total, vocab, task.device)
-            if task.run is None:
-                continue
-            task.shares = firsts.setdefault(task.run, task)
-            if task.shares is task:
-                task.shares = None
-            facts = run_facts(Path(config["outputs"]) / "runs" / task.run)
             restarts = config["run"]["existing"] == "restart"
-            same = facts.get("code_hash") == code or config["run"]["code_changed"] == "accept"
-            if facts.get("state") == "finished" and same and not restarts:
-                task.outcome = _answer(task, facts)
-                task.at_once = True
+            given_up = None if restarts else hopeless.get(frozenset(job.overrides))
+            if task.run is not None:
+                task.folder = Path(config["outputs"]) / "runs" / task.run
+                task.shares = firsts.setdefault(task.run, task)
+                if task.shares is task:
+                    task.shares = None
+                facts = run_facts(task.folder)
+                same = facts.get("code_hash") == code or config["run"]["code_changed"] == "accept"
+                if facts.get("state") == "finished" and same and not restarts:
+                    task.outcome = _answer(task, facts)
+            if task.outcome is None and given_up is not None:
+                task.outcome = replace(given_up, job=number)
+            task.at_once = task.outcome is not None
     return tasks
 
 
@@ -128,23 +146,10 @@ def _job_return(outcome: Outcome) -> JobReturn:
     return value
 
 
-def _write_manifest(jobs: Jobs, tasks: list[Task]) -> None:
-    """sweep.json: what the sweep consists of; one run may stand in several."""
-    listed = [
-        {
-            "job": task.job.number,
-            "overrides": task.job.overrides,
-            "run": (task.outcome and task.outcome.run) or task.run,
-            "state": task.state,
-        }
-        for task in tasks
-    ]
-    folder = Path(jobs.folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    line = [override.text for override in jobs.line]
-    snapshot = jobs.snapshot.name if jobs.snapshot else None
-    about = {"sweep": jobs.sweep, "command": jobs.command, "line": line, "snapshot": snapshot}
-    write_json(folder / "sweep.json", {**about, "jobs": listed})
+def _entry_of(told: dict[str, Any], runs: Path) -> Entry:
+    """A job of sweep.json, as the rule sees it."""
+    folder = runs / told["run"] if told["run"] else None
+    return Entry(told["overrides"], folder, False, told["state"] == "pruned")
 
 
 class _Pool:
@@ -158,9 +163,14 @@ class _Pool:
         retries: int,
         backoff: float,
         fail_fast: bool,
+        pruner: Pruner | None = None,
+        earlier: Sequence[dict[str, Any]] = (),
     ):
         self.jobs, self.tasks = jobs, tasks
         self.retries, self.backoff, self.fail_fast = retries, backoff, fail_fast
+        self.pruner, self.next_look = pruner, 0.0
+        runs = Path(jobs.folder).parent.parent / "runs"
+        self.earlier = [_entry_of(told, runs) for told in earlier]
         self.stop: int | None = None  # the signal that ends the sweep
         self.second = False  # whether a second one came
         self.failed_fast = False
@@ -185,6 +195,7 @@ class _Pool:
                     self.ended(task, code)
             if all(task.outcome is not None for task in self.tasks):
                 break
+            self.give_up_hopeless()
             if not self.failed_fast:
                 self.start_what_fits()
             self.table.show()
@@ -237,6 +248,9 @@ class _Pool:
             self.gpus.give_back(task.gpu)
             task.gpu = None
         outcome = process.outcome_of(task.job, code)
+        if task.hopeless is not None and outcome.exit in _STOPPED:
+            self.conclude_pruned(task)
+            return
         stopping = self.stop is not None or self.failed_fast
         if outcome.exit and outcome.again and task.attempts <= self.retries and not stopping:
             pause = self.backoff * 2 ** (task.attempts - 1)
@@ -247,6 +261,39 @@ class _Pool:
         if stopping and code in (-signal.SIGTERM, -signal.SIGKILL):
             outcome = replace(outcome, exit=143, problem="interrupted")
         self.conclude(task, outcome)
+
+    def give_up_hopeless(self) -> None:
+        """Stop the arms that the rule condemns, each in all its seeds; what waits of them is not
+        begun. A run is told by SIGINT to save: SLURM would queue the whole launcher again where
+        one heard SIGTERM."""
+        now = time.monotonic()
+        if self.pruner is None or now < self.next_look:
+            return
+        self.next_look = now + _LOOK
+        entries = [(task, self.entry(task)) for task in self.tasks if task.shares is None]
+        condemned = self.pruner.look([*self.earlier, *(entry for _, entry in entries)])
+        for task, entry in entries:
+            if not entry.open or task.hopeless or entry.arm not in condemned:
+                continue
+            task.hopeless = condemned[entry.arm]
+            if task.process is not None:
+                task.process.send_signal(signal.SIGINT)
+            else:
+                self.conclude_pruned(task)
+
+    def entry(self, task: Task) -> Entry:
+        pruned = task.state == "pruned" or task.hopeless is not None
+        return Entry(task.job.overrides, task.folder, task.outcome is None, pruned)
+
+    def conclude_pruned(self, task: Task) -> None:
+        assert self.pruner is not None and task.hopeless is not None
+        loss = self.pruner.last_loss(task.folder)
+        if task.folder is not None:
+            mark_pruned(task.folder, f"pruned: {task.hopeless}")
+        number, overrides, why = task.job.number, task.job.overrides, task.hopeless
+        self.conclude(
+            task, Outcome(number, overrides, 143, why, task.run, val_loss=loss, pruned=True)
+        )
 
     def conclude(self, task: Task, outcome: Outcome) -> None:
         task.outcome = outcome
@@ -262,7 +309,7 @@ class _Pool:
     def stop_all(self) -> None:
         """SIGTERM to all, wait until they have saved; a second signal kills."""
         for task in self.running():
-            if task.process is not None:
+            if task.process is not None and task.hopeless is None:  # it saves already
                 task.process.terminate()
         if self.running():
             self.table.say(f"{self.jobs.command}: the jobs are saving; Ctrl-C again kills them")

@@ -58,7 +58,7 @@ class Table:
     def summary(self) -> str:
         """ "12 jobs: 3 finished, 2 running, 7 waiting; 4:32 left"."""
         counts = Counter(task.state for task in self.tasks)
-        names = ("finished", "running", "waiting", "failed", "refused", "interrupted")
+        names = ("finished", "running", "waiting", "pruned", "failed", "refused", "interrupted")
         told = ", ".join(f"{counts[name]} {name}" for name in names if counts[name])  # type: ignore[index]
         left = self.seconds_left()
         rest = f"; {clock(left)} left" if left else ""
@@ -66,7 +66,7 @@ class Table:
 
     def lines(self, room: int) -> list[str]:
         """The summary, then a line a job: running first, what waits last."""
-        order = ["running", "failed", "refused", "interrupted", "waiting", "finished"]
+        order = ["running", "failed", "refused", "interrupted", "waiting", "pruned", "finished"]
         rows = sorted(self.tasks, key=lambda t: (order.index(t.state), t.job.number))
         shown = [self.row(task) for task in rows[:room]]
         more = [f"  and {len(rows) - room} more"] if len(rows) > room else []

@@ -9,7 +9,7 @@ from typing import Literal
 
 from llm.config.outcome import Outcome, SweepJob
 
-State = Literal["waiting", "running", "finished", "failed", "refused", "interrupted"]
+State = Literal["waiting", "running", "finished", "failed", "refused", "interrupted", "pruned"]
 
 #: A line of llm.tracking.progress: " 34% 1:05 left, loss 2.1, …".
 _PROGRESS = re.compile(r"^\s*(\d+)% (\S+) left, (.*)$")
@@ -21,11 +21,13 @@ class Task:
 
     job: SweepJob
     run: str | None = None  # id of the run that answers it, where known before
+    folder: Path | None = None  # of that run
     device: str = "cpu"
     memory: float = 0.0  # bytes that it is expected to take
     shares: "Task | None" = None  # the same run as this earlier one
     outcome: Outcome | None = None
     at_once: bool = False  # answered without a process
+    hopeless: str | None = None  # why it was told to stop
     attempts: int = 0
     not_before: float = 0.0
     process: "subprocess.Popen[bytes] | None" = None
@@ -41,6 +43,8 @@ class Task:
             return "running"
         if self.outcome is None:
             return "waiting"
+        if self.outcome.pruned:
+            return "pruned"
         if self.outcome.exit in (130, 143):
             return "interrupted"
         return {0: "finished", 2: "refused"}.get(self.outcome.exit, "failed")  # type: ignore[return-value]

@@ -117,6 +117,25 @@ def test_a_sweep_is_reported_under_its_own_words(tmp_path, undrawn):
     assert "3 runs, 3 finished" in page
 
 
+def test_an_arm_of_which_a_seed_was_pruned_is_in_no_comparison(tmp_path):
+    runs, sweep = tmp_path / "runs", tmp_path / "sweeps" / "moe-1"
+    sweep.mkdir(parents=True)
+    lines = []
+    for number, (moe, seed) in enumerate(itertools.product(("dense", "switch"), (1, 2))):
+        name = fake_run(runs, moe=moe, seed=seed).name if number < 3 else None
+        line = {"job": number, "overrides": [f"moe={moe}", f"seed={seed}"], "exit": 0, "run": name}
+        lines.append({**line, "problem": ""})
+    lines[3] |= {"exit": 143, "problem": "val/bpb 3.0", "pruned": True}
+    file = sweep / "jobs.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = collect([sweep])
+    assert found.pruned == [("job 3 (moe=switch seed=2)", "val/bpb 3.0")] and not found.problems
+    assert [row.label for row in standings(found.results)] == ["moe=dense"]
+    lines[3]["run"] = fake_run(runs, moe="switch", seed=2).name  # trained to its end since
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert len(standings(collect([sweep]).results)) == 2
+
+
 def test_one_seed_is_unresolved_and_says_what_is_missing(tmp_path):
     fake_run(tmp_path, moe="dense")
     fake_run(tmp_path, moe="switch")

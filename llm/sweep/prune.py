@@ -1,0 +1,184 @@
+"""Which arms of a sweep are hopeless, by the metric logs of its runs: the median stopping rule.
+
+An arm, a job in all its seeds, is pruned where its best validation loss so far is worse than the
+median of what the other arms had reached after as many tokens. So in Golovin et al. 2017, "Google
+Vizier: A Service for Black-Box Optimization", section 3.2.1, and, with the best loss on both sides
+and a number of evaluations to wait, in Optuna's `MedianPruner`. Two things differ, as here many
+runs begin at once. Arms count that are under way, not finished ones alone. And an arm that was
+pruned goes on counting with the last it reached: left out, it would lower the median, and each
+evaluation would take half of those that are left.
+
+Losses are in bits a byte, which compare across tokenizers; arms are only held against arms that
+read the same data.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any, NamedTuple
+
+import yaml
+
+from llm.tracking.log import parse
+
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+#: (tokens, loss) of each evaluation of a run, in the order of tokens.
+Curve = Sequence[tuple[int, float]]
+#: So many other arms must have come as far: the median of fewer condemns too easily.
+QUORUM = 4
+
+
+@dataclass
+class Arm:
+    """A job in all its seeds."""
+
+    curves: list[Curve] = field(default_factory=list)
+    pruned: bool = False
+    open: bool = False  # a job of it is running or waits
+    data: str | None = None  # what it reads
+
+    def best_until(self, tokens: int) -> float | None:
+        """Mean over the seeds that came so far of their lowest loss until there; over all seeds,
+        where the arm was pruned before. None where there are none."""
+        begun = [curve for curve in self.curves if curve and curve[0][0] <= tokens]
+        arrived = [curve for curve in begun if curve[-1][0] >= tokens]
+        counted = arrived or (begun if self.pruned else [])
+        if not counted:
+            return None
+        return fmean(min(loss for at, loss in curve if at <= tokens) for curve in counted)
+
+
+class Verdict(NamedTuple):
+    """Why an arm is hopeless."""
+
+    tokens: int
+    loss: float
+    middle: float  # the median of the others
+    others: int
+
+    def __str__(self) -> str:
+        return (
+            f"val/bpb {self.loss:.4f} after {self.tokens:,} tokens, "
+            f"{self.middle:.4f} the median of {self.others} others"
+        )
+
+
+def judge(arm: Arm, others: Iterable[Arm], after: int) -> Verdict | None:
+    """The verdict on `arm` at the newest evaluation that enough `others` have reached; None
+    where it is not hopeless, or it is too early to tell.
+
+    Args:
+        after: evaluations that a run makes before it is judged
+    """
+    others = list(others)
+    points = {tokens for curve in arm.curves for tokens, _ in curve[after - 1 :]}
+    for tokens in sorted(points, reverse=True):
+        losses = [loss for other in others if (loss := other.best_until(tokens)) is not None]
+        if len(losses) < QUORUM:
+            continue
+        own, middle = arm.best_until(tokens), median(losses)
+        hopeless = own is not None and own > middle
+        return Verdict(tokens, own, middle, len(losses)) if hopeless else None  # type: ignore[arg-type]
+    return None
+
+
+class Entry(NamedTuple):
+    """A job as the rule sees it."""
+
+    overrides: Sequence[str]
+    folder: Path | None  # of its run, where it is known
+    open: bool
+    pruned: bool
+
+    @property
+    def arm(self) -> frozenset[str]:
+        return frozenset(text for text in self.overrides if not text.startswith("seed="))
+
+
+class Pruner:
+    """Reads the logs of a sweep's runs as they grow.
+
+    Args:
+        after: evaluations that a run makes before it is judged
+    """
+
+    def __init__(self, after: int):
+        self.after = after
+        self._logs: dict[Path, _Log] = {}
+
+    def look(self, entries: Iterable[Entry]) -> dict[frozenset[str], str]:
+        """The arms that are hopeless and not yet at their end, and why."""
+        arms: dict[frozenset[str], Arm] = {}
+        for entry in entries:
+            arm = arms.setdefault(entry.arm, Arm())
+            arm.pruned |= entry.pruned
+            arm.open |= entry.open
+            if entry.folder is not None:
+                log = self._log(entry.folder)
+                arm.curves.append(log.curve)
+                arm.data = arm.data or log.data
+        found = {}
+        for name, arm in arms.items():
+            if arm.open and arm.pruned:
+                found[name] = "its other seeds are pruned"
+            elif arm.open and any(arm.curves):
+                others = [a for key, a in arms.items() if key != name and a.data == arm.data]
+                verdict = judge(arm, others, self.after)
+                if verdict is not None:
+                    found[name] = str(verdict)
+        return found
+
+    def last_loss(self, folder: Path | None) -> float | None:
+        """The last validation loss of a run, in nats a token."""
+        return None if folder is None else self._log(folder).last_loss
+
+    def _log(self, folder: Path) -> "_Log":
+        log = self._logs.setdefault(folder, _Log(folder))
+        log.read_on()
+        return log
+
+
+class _Log:
+    """What a run's folder says: its curve, and the data that it reads."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.curve: list[tuple[int, float]] = []
+        self.last_loss: float | None = None
+        self.data: str | None = None
+        self._seen = 0
+
+    def read_on(self) -> None:
+        path = self.folder / "metrics.jsonl"
+        try:
+            with path.open("rb") as file:
+                size = file.seek(0, 2)
+                if size < self._seen:  # cut back to a checkpoint
+                    self._seen, self.curve = 0, []
+                file.seek(self._seen)
+                text = file.read()
+        except OSError:
+            return
+        whole = text[: text.rfind(b"\n") + 1]
+        told = b"".join(line + b"\n" for line in whole.split(b"\n") if b'"val/bpb"' in line)
+        try:
+            rows = list(parse(told, path))
+        except ValueError:  # cut back, and grown beyond what was seen, since the last look
+            self._seen, self.curve = 0, []
+            return
+        self._seen += len(whole)
+        for row in rows:
+            loss = math.inf if row["val/bpb"] is None else row["val/bpb"]
+            while self.curve and self.curve[-1][0] >= row["tokens"]:
+                self.curve.pop()
+            self.curve.append((row["tokens"], loss))
+            self.last_loss = row["val/loss"]
+        if self.curve and self.data is None:
+            config = yaml.load((self.folder / "config.yaml").read_text(encoding="utf-8"), _LOADER)
+            # A mixture is examined alike whatever the weights of its parts.
+            parts = sorted(config["data"].get("parts", {}))
+            self.data = json.dumps({**config["data"], "parts": parts}, sort_keys=True)
