@@ -107,6 +107,7 @@ class Points:
         self.waiting: dict[int, dict[str, Any]] = {}
         self.last_step = -1  # of the metric log
         self.gone = -1  # the last step that was given out
+        self.went_back = False
 
     def ready(self, complete: bool) -> Iterator[tuple[int, dict[str, Any]]]:
         """Steps that are complete, each with its row: those before the last one of the metric
@@ -114,6 +115,10 @@ class Points:
         beyond it belongs to steps that were lost with a killed run, and will be replaced."""
         while self._read():
             yield from self._up_to(self.last_step - 1)
+        if self.went_back and self.gone > self.last_step:
+            steps = f"steps {self.last_step + 1} to {self.gone}"
+            self.tell(f"keeps {steps} as they were before the run went back")
+        self.went_back = False
         if complete:
             yield from self._up_to(self.last_step)
 
@@ -122,10 +127,7 @@ class Points:
         rows = self.metrics.rows()
         if self.metrics.begun_anew:
             self.waiting.clear()
-            self.last_step = rows[-1]["step"] if rows else -1
-            if self.gone > self.last_step:
-                steps = f"steps {self.last_step + 1} to {self.gone}"
-                self.tell(f"keeps {steps} as they were before the run went back")
+            self.last_step, self.went_back = -1, True
         for row in rows:
             step, tokens = row.pop("step"), row["tokens"]
             if self.flops_per_token is not None:

@@ -115,6 +115,7 @@ def test_a_copy_has_every_step_and_nothing_else_is_touched(tmp_path, run, capfd)
     assert not os.listdir(tmp_path / "home") and not os.listdir(tmp_path / "here")
 
 
+@pytest.mark.slow
 def test_a_killed_run_has_its_points_and_no_exit_so_that_it_shows_as_crashed(run):
     script = f"""
 import os, signal
@@ -144,6 +145,7 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert "exit" not in copy
 
 
+@pytest.mark.slow
 def test_online_without_a_network_keeps_an_offline_copy_and_says_so(run, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     said: list[str] = []
@@ -228,13 +230,13 @@ def test_points_wait_until_no_more_can_come_for_their_step(run):
     points = Points(run, None)
     perf.append(1, 10, {"seconds": 1.0})
     log.append(1, 10, {"a": 1.0})
-    assert list(points.ready(over=False)) == []
+    assert list(points.ready(complete=False)) == []
     log.append(1, 10, {"b": 2.0})
     log.append(2, 20, {"a": 3.0})
-    assert list(points.ready(over=False)) == [
+    assert list(points.ready(complete=False)) == [
         (1, {"tokens": 10, "perf/seconds": 1.0, "a": 1.0, "b": 2.0})
     ]
-    assert list(points.ready(over=True)) == [(2, {"tokens": 20, "a": 3.0})]
+    assert list(points.ready(complete=True)) == [(2, {"tokens": 20, "a": 3.0})]
 
 
 def test_the_number_of_names_is_bounded(run, monkeypatch):
