@@ -56,7 +56,7 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.runs: dict[str, SentRun] = {}
         self.views: list[dict[str, Any]] = []
-        self.asked: list[str] = []  # operations and paths, in order
+        self.asked: list[str] = []  # paths, or what GraphQL was asked for, in order
         self.unknown: list[str] = []  # queries that there is no answer for
         self.trouble: str | int | None = None
         self.only = ".*"
@@ -112,7 +112,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _graphql(self, asked: dict[str, Any]) -> None:
         query, given = asked["query"], asked.get("variables") or {}
-        name = asked.get("operationName") or _first_field(query)
+        name = _first_field(query)
         self.server.asked[-1] = name
         answer = getattr(self, f"_do_{name}", None)
         if answer is None:
@@ -122,12 +122,12 @@ class _Handler(BaseHTTPRequestHandler):
         with self.server.lock:
             self._json({"data": answer(given)})
 
-    def _do_Viewer(self, given: dict[str, Any]) -> Any:
+    def _do_viewer(self, given: dict[str, Any]) -> Any:
         teams: dict[str, Any] = {"edges": []}
         known = {"id": "1", "entity": ENTITY, "username": ENTITY, "email": "", "flags": "{}"}
         return {"viewer": {**known, "teams": teams}}
 
-    def _do_RunResumeStatus(self, given: dict[str, Any]) -> Any:
+    def _do_model(self, given: dict[str, Any]) -> Any:
         run = self.server.runs.get(given["name"])
         project = given.get("project") or "uncategorized"
         bucket = None
@@ -148,7 +148,7 @@ class _Handler(BaseHTTPRequestHandler):
         entity = {"id": "1", "name": ENTITY}
         return {"model": {"id": "1", "name": project, "entity": entity, "bucket": bucket}}
 
-    def _do_UpsertBucket(self, given: dict[str, Any]) -> Any:
+    def _do_upsertBucket(self, given: dict[str, Any]) -> Any:
         inserted = given["name"] not in self.server.runs
         project = given.get("project") or "uncategorized"
         run = self.server.runs.setdefault(given["name"], SentRun(given["name"], project))
@@ -160,7 +160,7 @@ class _Handler(BaseHTTPRequestHandler):
             run.inits += 1
         return {"upsertBucket": {"bucket": _described(run), "inserted": inserted}}
 
-    def _do_CreateRunFiles(self, given: dict[str, Any]) -> Any:
+    def _do_createRunFiles(self, given: dict[str, Any]) -> Any:
         url = f"{self.server.url}/upload/{given['run']}"
         files = [{"name": name, "uploadUrl": f"{url}/{name}"} for name in given["files"]]
         return {"createRunFiles": {"runID": given["run"], "uploadHeaders": [], "files": files}}
@@ -205,7 +205,7 @@ def _described(run: SentRun) -> dict[str, Any]:
 
 
 def _first_field(query: str) -> str:
-    """What an operation without a name asks for: `mutation X(…) { upsertView(…` is upsertView."""
+    """What an operation asks for: `mutation X(…) { upsertView(…` is upsertView."""
     match = re.search(r"\{\s*(\w+)", query)
     return match[1] if match else ""
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from llm.config.entry import guard
-from llm.config.errors import Failed, Refused
+from llm.config.errors import Refused
 from llm.config.suggest import did_you_mean
 from llm.runs.directory import is_alive
 from llm.runs.listing import Condition, Listed, curve, differences, find, pick, sweeps_of

@@ -77,13 +77,13 @@ def dashboard(
         import wandb_workspaces.workspaces  # noqa: F401 (a second)
     except ImportError:
         raise Refused(
-            'dashboard: needs the package wandb-workspaces; pip install -e ".[dashboards]" brings it'
+            "dashboard: needs the package wandb-workspaces; "
+            'pip install -e ".[dashboards]" brings it'
         ) from None
     project = project or _tracked(runs, "project") or "my-simple-llm"
     entity = entity or _tracked(runs, "entity") or os.environ.get("WANDB_ENTITY")
     if to is not None:
-        view = workspace(runs, sweep, project, entity or "")._to_model()
-        text = json.dumps(view.model_dump(by_alias=True, exclude_none=True), indent=1) + "\n"
+        text = json.dumps(_plain(workspace(runs, sweep, project, entity or "")), indent=1) + "\n"
         if to == "-":
             sys.stdout.write(text)
         else:
@@ -137,6 +137,15 @@ def workspace(runs: list[Listed], sweep: str | None, project: str, entity: str) 
         settings=workspaces.WorkspaceSettings(x_axis="tokens", max_runs=50),
         **({} if chosen is None else {"runset_settings": chosen}),
     )
+
+
+def _plain(made: Any) -> dict[str, Any]:
+    """The workspace as W&B keeps it; panels are named by their place, and not by chance."""
+    view: dict[str, Any] = made._to_model().model_dump(by_alias=True, exclude_none=True)
+    for i, section in enumerate(view["spec"]["section"]["panelBankConfig"]["sections"]):
+        for j, panel in enumerate(section["panels"]):
+            panel["__id__"] = f"section{i}panel{j}"
+    return view
 
 
 def _filter(runs: list[Listed], sweep: str) -> str:

@@ -156,7 +156,8 @@ class Wandb:
         self._news = open(self._folder / NEWS, encoding="utf-8")  # noqa: SIM115 (open as the run)
         package_root = str(Path(llm.__file__).resolve().parent.parent)
         inherited = [os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else []
-        (self._folder / LOG).unlink(missing_ok=True)  # an attempt that was killed may write it still
+        # Not the same file: the process of an attempt that was killed may still write there.
+        (self._folder / LOG).unlink(missing_ok=True)
         with open(self._folder / LOG, "wb") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "llm.tracking.wandb_process", str(folder)],

@@ -12,21 +12,18 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
-from llm.tracking.log import MetricLog, PerfLog, parse
+from llm.tracking.points import Points
 from llm.tracking.wandb_mirror import JOB, LOG, NEWS, NOT_SENT, SAMPLES
 
 #: Seconds between two looks at the logs.
 PERIOD = 0.5
 #: Seconds that the process may outlive the one that started it, whatever wandb is doing.
 AFTERLIFE = 60.0
-#: Bytes of a log that are read at once: a log may be larger than memory, a line is not.
-PIECE = 1 << 24
 #: Names of metrics a run: W&B slows down beyond 10,000 a project.
 MAX_NAMES = 1000
 #: Rows of the table of samples.
@@ -56,104 +53,6 @@ class Ending:
         sys.stdin.read()  # until whoever waits for the last points, and limits that, is gone too
         time.sleep(AFTERLIFE)
         os._exit(1)  # wandb hangs, in whichever call
-
-
-class Follower:
-    """The rows that were appended to a log since the last look."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        self.position = 0
-        self.begun_anew = False  # the log was cut back since the last look
-        self._last = b""  # the line before the position
-
-    def rows(self) -> list[dict[str, Any]]:
-        """The next piece of them. A log that was cut back begins again at its first row."""
-        self.begun_anew = False
-        text = self._read()
-        if not text.startswith(self._last):
-            self.position, self._last, self.begun_anew = 0, b"", True
-            text = self._read()
-        whole = text[len(self._last) : text.rfind(b"\n") + 1]
-        if not whole:
-            return []
-        self.position += len(whole)
-        self._last = whole[whole.rfind(b"\n", 0, -1) + 1 :]
-        return list(parse(whole, self.path))
-
-    def _read(self) -> bytes:
-        try:
-            with open(self.path, "rb") as file:
-                file.seek(self.position - len(self._last))
-                return file.read(len(self._last) + PIECE)
-        except FileNotFoundError:
-            return b""
-
-
-class Points:
-    """Joins the logs to one row a step, each step once and in order, as W&B takes them.
-
-    `tell` is told where the log was cut back behind steps that are gone out already.
-    """
-
-    def __init__(
-        self, run: Path, flops_per_token: float | None, tell: Callable[[str], None] = print
-    ):
-        self.metrics = Follower(run / MetricLog.filename)
-        self.perf = Follower(run / PerfLog.filename)
-        self.samples = Follower(run / "wandb" / SAMPLES)
-        self.flops_per_token = flops_per_token
-        self.tell = tell
-        self.waiting: dict[int, dict[str, Any]] = {}
-        self.last_step = -1  # of the metric log
-        self.gone = -1  # the last step that was given out
-        self.went_back = False
-
-    def ready(self, complete: bool) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Steps that are complete, each with its row: those before the last one of the metric
-        log, to which more may still come, and with `complete` that one too. What other logs have
-        beyond it belongs to steps that were lost with a killed run, and will be replaced."""
-        while self._read():
-            yield from self._up_to(self.last_step - 1)
-        if self.went_back and self.gone > self.last_step:
-            steps = f"steps {self.last_step + 1} to {self.gone}"
-            self.tell(f"keeps {steps} as they were before the run went back")
-        self.went_back = False
-        if complete:
-            yield from self._up_to(self.last_step)
-
-    def _read(self) -> bool:
-        """Join another piece of the logs; False where the metric log has no more."""
-        rows = self.metrics.rows()
-        if self.metrics.begun_anew:
-            self.waiting.clear()
-            self.last_step, self.went_back = -1, True
-        for row in rows:
-            step, tokens = row.pop("step"), row["tokens"]
-            if self.flops_per_token is not None:
-                row["flops"] = tokens * self.flops_per_token
-            self._at(step).update(row)
-            self.last_step = step
-        while found := self.perf.rows():
-            for row in found:
-                step, tokens = row.pop("step"), row.pop("tokens")
-                row = {name if "/" in name else f"perf/{name}": row[name] for name in row}
-                self._at(step).update({"tokens": tokens, **row})
-            if step >= self.last_step:
-                break
-        for row in self.samples.rows():
-            texts = self._at(row.pop("step")).setdefault("samples", [])
-            if row not in texts:  # as it is where a run was killed and wrote them again
-                texts.append(row)
-        return bool(rows)
-
-    def _up_to(self, last: int) -> Iterator[tuple[int, dict[str, Any]]]:
-        for step in sorted(step for step in self.waiting if step <= last):
-            self.gone = step
-            yield step, self.waiting.pop(step)
-
-    def _at(self, step: int) -> dict[str, Any]:
-        return self.waiting.setdefault(step, {}) if step > self.gone else {}
 
 
 class Mirror:
@@ -348,7 +247,7 @@ def main(run: Path) -> int:
     # The process of an attempt that was killed may be sending still, to the same W&B run.
     with FileLock(run / "wandb" / "lock"):
         mirror = Mirror(run, job)
-        points = Points(run, job["flops_per_token"], mirror.tell)
+        points = Points(run, run / "wandb" / SAMPLES, job["flops_per_token"], mirror.tell)
         over = False
         while not over:
             over = ending.over.wait(PERIOD)

@@ -13,7 +13,7 @@ import pytest
 from llm.tracking.log import MetricLog, PerfLog
 from llm.tracking.none import NoTracking
 from llm.tracking.wandb_mirror import Wandb
-from llm.tracking.wandb_process import Mirror, Points, flat
+from llm.tracking.wandb_process import Mirror, flat
 from tests.wandb_server import alive, wait_for
 
 
@@ -223,20 +223,6 @@ def test_a_folder_that_cannot_be_written_is_one_line(run):
     tracker.log(0, 0, {})
     tracker.finish(0)
     assert len(said) == 1 and said[0].startswith("W&B is off: could not start")
-
-
-def test_points_wait_until_no_more_can_come_for_their_step(run):
-    log, perf = MetricLog(run), PerfLog(run)
-    points = Points(run, None)
-    perf.append(1, 10, {"seconds": 1.0})
-    log.append(1, 10, {"a": 1.0})
-    assert list(points.ready(complete=False)) == []
-    log.append(1, 10, {"b": 2.0})
-    log.append(2, 20, {"a": 3.0})
-    assert list(points.ready(complete=False)) == [
-        (1, {"tokens": 10, "perf/seconds": 1.0, "a": 1.0, "b": 2.0})
-    ]
-    assert list(points.ready(complete=True)) == [(2, {"tokens": 20, "a": 3.0})]
 
 
 def test_the_number_of_names_is_bounded(run, monkeypatch):

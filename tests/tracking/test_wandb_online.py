@@ -1,10 +1,10 @@
 """The W&B mirror against a server: what arrives, and what a server's troubles cost."""
 
-import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -162,6 +162,21 @@ def test_a_server_that_goes_away_costs_the_patience_and_gets_the_rest_later(serv
 
 
 @pytest.mark.slow
+def test_an_outage_under_way_is_made_up_for(server, run):
+    write(run, 1, 2, 3)
+    said: list[str] = []
+    tracker = online(run)
+    tracker.start("run", run, {}, None, 0, say=said.append)
+    wait_for(lambda: "run" in server.runs and server.runs["run"].steps == [1, 2])
+    server.trouble, before = 500, len(server.asked)
+    write(run, *range(4, 10))
+    wait_for(lambda: any("file_stream" in asked for asked in server.asked[before:]))
+    server.trouble = None
+    tracker.finish(0)
+    assert agrees(server, run) and server.runs["run"].exit_code == 0 and said == []
+
+
+@pytest.mark.slow
 def test_points_that_are_refused_for_good_are_no_success(server, run):
     write(run, 1, 2, 3)
     server.only, server.trouble = ".*/file_stream", 401
@@ -225,50 +240,22 @@ def test_jobs_of_a_sweep_share_its_group(server, llm_train):
 def test_training_killed_again_and_again_is_one_whole_run(server, toy_text, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", ROOT)
     line = [sys.executable, "-m", "llm.train", *TOY, *ONLINE, "tracking.patience=60"]
-    line += ["train.budget=40steps", "train.sample_every=2", "tracking.init_timeout=20"]
-    for reached in (8, 20):
-        process = subprocess.Popen(line, stdout=subprocess.PIPE, text=True)
-        wait_for(
-            lambda: any(len(sent.steps) >= reached for sent in server.runs.values())  # noqa: B023
-            or process.poll() is not None  # noqa: B023
-        )
+    # Slow enough steps that the server has heard of some before all are done.
+    line += ["train.budget=150steps", "train.grad_accum_steps=24", "train.eval_every=50"]
+    line += ["train.checkpoint_every=10"]
+    for reached in (20, 60):
+        process = subprocess.Popen([*line, "tracking.init_timeout=20"], stdout=subprocess.PIPE)
+        while process.poll() is None and not any(
+            len(sent.steps) >= reached for sent in server.runs.values()
+        ):
+            time.sleep(0.02)
         process.kill()
         process.communicate()
+        assert process.returncode == -signal.SIGKILL
+        assert all(sent.exit_code is None for sent in server.runs.values())
     ended = subprocess.run(line, stdout=subprocess.PIPE, text=True, check=True)
     folder = Path(ended.stdout.strip().splitlines()[-1])
     assert agrees(server, folder) and len(server.runs) == 1
     sent = server.runs[folder.name]
-    assert sent.exit_code == 0 and sent.steps == list(range(1, 41))
+    assert sent.exit_code == 0 and sent.steps == list(range(1, 151))
     assert all(row["perf/seconds"] > 0 for row in sent.history)
-
-
-def test_a_log_that_is_cut_back_and_goes_on_is_read_without_a_step_twice(run, monkeypatch):
-    from llm.tracking.wandb_process import Points
-
-    monkeypatch.setattr("llm.tracking.wandb_process.PIECE", 100)  # a line or two at once
-    told: list[str] = []
-    points = Points(run, None, told.append)
-    write(run, *range(1, 8))
-    assert [step for step, _ in points.ready(False)] == [1, 2, 3, 4, 5, 6]
-    log = MetricLog(run)
-    whole = (run / "metrics.jsonl").read_bytes()
-    log.cut_back(len(b"\n".join(whole.split(b"\n")[:3])) + 1)
-    assert list(points.ready(False)) == []
-    for step in range(4, 11):
-        log.append(step, 10 * step, {"train/loss": 0.5})
-    rows = dict(points.ready(False))
-    assert list(rows) == [7, 8, 9] and rows[7]["train/loss"] == 0.5
-    assert [step for step, _ in points.ready(True)] == [10]
-    assert told == ["keeps steps 4 to 6 as they were before the run went back"]
-
-
-def test_samples_of_a_step_that_was_done_twice_are_shown_once(run):
-    from llm.tracking.wandb_process import Points
-
-    (run / "wandb").mkdir()
-    write(run, 1, 2)
-    (run / "wandb" / "samples.jsonl").write_text(json.dumps({"step": 1, "text": "a"}) + "\n")
-    with open(run / "wandb" / "samples.jsonl", "a") as file:
-        file.write(json.dumps({"step": 1, "text": "a"}) + "\n")
-    ((_, row),) = Points(run, None).ready(False)
-    assert row["samples"] == [{"text": "a"}]
