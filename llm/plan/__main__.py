@@ -13,7 +13,7 @@ from typing import Any
 
 from llm.config import stand_in
 
-if "torch" not in sys.modules:
+if __name__ == "__main__":  # elsewhere PyTorch may be wanted, or be there
     stand_in.install()
 
 from llm.config import overrides as override_reading
