@@ -7,6 +7,10 @@
 PYTHON3 ?= python3
 PIP_ARGS ?=
 ARGS ?=
+# For the benchmarks against nanoGPT: a clone of it (git clone https://github.com/karpathy/nanoGPT),
+# of which nothing is copied, and its text of Shakespeare's.
+NANOGPT ?= nanoGPT
+TEXT ?= $(NANOGPT)/data/shakespeare_char/input.txt
 # Processes of `make test`: a number, or "auto" for one a core (eight at most, since each imports
 # torch). A process computes with one thread (tests/conftest.py).
 JOBS ?= auto
@@ -19,10 +23,10 @@ SAY := @echo >&2
 
 .DEFAULT_GOAL := help
 .PHONY: help env train prepare data test test-all chat sweep plan report runs bench bench-moe bench-data
-.PHONY: parity sizes lint format clean distclean
+.PHONY: bench-nanogpt bench-race bench-head parity sizes lint format clean distclean
 
 help: ## List the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 env: $(STAMP) ## Make the environment in .venv (again when dependencies change)
 
@@ -83,6 +87,15 @@ bench-moe: env ## Measure what experts cost
 
 bench-data: env ## Measure preparing and loading text (ARGS=--quick for a minute's worth)
 	@$(PYTHON) experiments/speed/data.py $(ARGS)
+
+bench-nanogpt: env ## Time a step against nanoGPT's (NANOGPT=folder; ARGS="--losses 300 --text FILE" compares losses)
+	@$(PYTHON) experiments/speed/nanogpt.py --nanogpt $(NANOGPT) $(ARGS)
+
+bench-race: env ## Race nanoGPT to a validation loss of 1.88 on Shakespeare (NANOGPT=folder TEXT=file)
+	@$(PYTHON) experiments/speed/race.py --nanogpt $(NANOGPT) --text $(TEXT) $(ARGS)
+
+bench-head: env ## Measure the output head with its cross-entropy: time and memory
+	@$(PYTHON) experiments/speed/head.py $(ARGS)
 
 lint: env ## Check style and types
 	@$(PYTHON) -m ruff check

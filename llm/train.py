@@ -15,16 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm.config.entry import Job, main
-from llm.config.errors import Diverged, Failed, Interrupted
+from llm.config.errors import Failed, Interrupted
 from llm.config.root import Budget
-from llm.loop.outcome import diagnosis, extent, results, summary
+from llm.loop.outcome import Course, diagnosis, results, summary
 from llm.loop.setup import Setup, prepare_run
 
 if TYPE_CHECKING:
     from llm.model.transformer import Transformer
-
-#: Times that a run goes back to a checkpoint before it gives up.
-_MOST_RETURNS = 3
 
 
 def train(job: Job) -> Path:
@@ -71,6 +68,7 @@ def _train(setup: Setup, job: Job) -> None:
     from llm.hardware.signals import StopSignals
     from llm.hardware.slurm import requeue
     from llm.hardware.stopwatch import Stopwatch, memory_peak
+    from llm.loop.history import History
     from llm.loop.silent import Silent
     from llm.loop.step import Gradients, find_batch
     from llm.moe.alarm import CollapseAlarm, active_experts
@@ -83,7 +81,7 @@ def _train(setup: Setup, job: Job) -> None:
     from llm.report.card import card, sample_texts
     from llm.report.observatory import Observatory
     from llm.runs import checkpoint
-    from llm.runs.keeper import Keeper, last_good
+    from llm.runs.keeper import last_good
     from llm.runs.position import Position
     from llm.tokenizer import base as tokenizers
     from llm.tracking.curve import draw_curve
@@ -143,100 +141,28 @@ def _train(setup: Setup, job: Job) -> None:
     # Where it stands, from the newest whole checkpoint.
     at, guard = Position(), Guard(settings["spike_factor"], settings["spike_patience"])
     alarm = CollapseAlarm(active_experts(model), rows_per_step * seq_len)
-
-    def restore(found: checkpoint.Checkpoint) -> None:
-        nonlocal at
-        found.restore_model(model)
-        found.restore_optimizer(optimizer)
-        scaler.load_state_dict(found.state["scaler"])
-        guard.restore(found.state.get("guard", guard.state()))
-        alarm.restore(found.state.get("alarm", alarm.state()))
-        at = Position.of(found.step, found.state)
-
-    def whole_one() -> str | None:
-        found, damaged = checkpoint.newest(run.checkpoints)
-        for line in damaged:
-            print(f"{line}; going back to the one before", file=sys.stderr)
-        if damaged and found is None:
-            raise Failed(
-                f"no checkpoint of {run.folder} is whole; run.existing=restart begins anew"
-            )
-        return found.folder.name if found else None
-
-    newest = world.decide(whole_one)
-    if newest is not None:
-        restore(checkpoint.read(run.checkpoints / newest))
-        if world.first:
-            print(f"going on with {run.folder} from step {at.step}", file=sys.stderr)
     log: Any = MetricLog(run.folder) if world.first else Silent()
     perf: Any = PerfLog(run.folder) if world.first else Silent()
-    log.cut_back(at.metrics_bytes)
-    if world.first:
-        checkpoint.drop_after(run.best, at.step)
+    parts = {"scaler": scaler, "guard": guard, "alarm": alarm}
+    # Lines go through `progress`, which is made when it is known where the run stands.
+    history = History(
+        run, world, log, model, optimizer, at, parts, settings, lambda line: progress.say(line)
+    )
+    history.resume()
     run.update(state="running", reason=None)
 
     budget = Budget.parse(settings["budget"])
-    total, per_step = extent(
-        budget, rows_per_step, seq_len, order.rows_per_epoch, costs.flops_per_token
-    )
-
-    def spent() -> float:
-        return at.seconds / 60 if budget.unit == "min" else at.step * per_step
-
-    def over() -> bool:
-        return spent() >= budget.amount or (total is not None and at.step >= total)
-
+    course = Course(budget, at, rows_per_step, seq_len, order.rows_per_epoch, costs.flops_per_token)
     progress = Progress(
-        budget.amount, budget.name, min(spent(), budget.amount), quiet=not world.first
+        budget.amount, budget.name, min(course.spent, budget.amount), quiet=not world.first
     )
-    keeper: Any = Silent()
-    if world.first:
-        keeper = Keeper(run, settings["checkpoint_every"], settings["keep_every"], progress.say)
-    saved_at = at.seconds
-
-    def save(needed: bool, regular: bool = True, best: bool = False) -> None:
-        """Copy the run as it stands and write it while training goes on.
-
-        Args:
-            needed: wait, and raise where the disk refuses; otherwise that is told, and no more
-            regular: a checkpoint; best: the best weights
-        """
-        nonlocal saved_at
-        content = checkpoint.snapshot(model, optimizer if regular else None, world.first)
-        state = None
-        if regular:
-            at.metrics_bytes, saved_at = log.sync(), at.seconds
-            state = {**at.state(), "scaler": scaler.state_dict()}
-            state |= {"guard": guard.state(), "alarm": alarm.state()}
-        keeper.put(at.step, content, state, {"val_loss": at.best} if best else None)
-        if needed:
-            keeper.settle(needed=True)
 
     def go_back() -> None:
-        """To the last good checkpoint and past the data since; the one before, the second time."""
-        keeper.settle()
-        visited = [there for _, there in at.went_back]
-        found = None
-        if len(visited) < _MOST_RETURNS:
-            name = world.decide(
-                lambda: checkpoint.regular_before(
-                    run.checkpoints, settings["checkpoint_every"], visited
-                )
-            )
-            found = checkpoint.read(run.checkpoints / name) if name else None
-        if found is None:
-            raise Diverged(diagnosis(run, at.step, totals.loss, totals.norm, lr, machine.precision))
-        left, returns = at.step, at.went_back
-        restore(found)
-        at.went_back = [*returns, [left, at.step]]
-        at.passed_over += (left - at.step) * rows_per_step
-        guard.in_a_row = 0
+        """To the last good checkpoint, and past the data since."""
+        why = diagnosis(at.step, totals.loss, totals.norm, lr, machine.precision)
+        history.go_back(rows_per_step, why)
+        guard.in_a_row = 0  # an old checkpoint may know of no guard
         observatory.go_back(at.step)
-        log.cut_back(at.metrics_bytes)
-        if world.first:
-            checkpoint.drop_after(run.checkpoints, at.step)
-            checkpoint.drop_after(run.best, at.step)
-        progress.say(f"step {left}: back to step {at.step}, and past the data that did the harm")
 
     def whole_model() -> "Transformer | None":
         """The model in one piece on rank 0's device, where texts are written; else None."""
@@ -265,16 +191,16 @@ def _train(setup: Setup, job: Job) -> None:
                 run.id, run.folder, config, job.sweep, at.step, costs.flops_per_token, progress.say
             )
             model.train()
-            while not over():
+            while not course.over:
                 stop = stop or (signals.received if world.size == 1 else None)
                 if stop is not None:
-                    save(needed=True)
+                    history.save(needed=True)
                     raise Interrupted(stop)
 
                 # One optimizer step. All randomness in it is keyed by the seed and the step.
                 step_begun = time.monotonic()
                 torch.manual_seed(mix(seed, at.step) >> 1)
-                lr = recipe.lr_at(at.step, spent() / budget.amount)
+                lr = recipe.lr_at(at.step, course.share)
                 recipe.set_lr(optimizer, lr)
                 with watch.phase("data"):
                     first = at.step * rows_per_step + at.passed_over
@@ -287,10 +213,7 @@ def _train(setup: Setup, job: Job) -> None:
                 stop = totals.stop
                 examined = (at.step + 1) % settings["eval_every"] == 0
                 moved: dict[str, float] = {}
-                # fp16's scale is too high for this step: that is no fault of the data.
-                overflow = scaler.is_enabled() and not math.isfinite(totals.norm)
-                overflow = overflow and math.isfinite(totals.loss) and scaler.get_scale() > 1
-                taken = not overflow and guard.accepts(totals.loss, totals.norm)
+                taken = not gradients.overflowed(totals) and guard.accepts(totals.loss, totals.norm)
                 if taken:
                     with watch.phase("optimizer", on_device=True):
                         norms.clip(totals.norm, settings["clip_norm"])
@@ -313,7 +236,7 @@ def _train(setup: Setup, job: Job) -> None:
                 # One clock for all processes: rank 0's, at the beginning of the step.
                 at.seconds = now - begun if world.size == 1 else totals.seconds
                 at.step_seconds += now - step_begun
-                last = over()
+                last = course.over
                 metrics: dict[str, Any] = {
                     "train/loss": totals.loss,
                     "train/grad_norm": totals.norm,
@@ -348,7 +271,7 @@ def _train(setup: Setup, job: Job) -> None:
                 rate = totals.n_targets / (now - step_begun)
                 tracker.log(at.step, at.tokens, metrics)
                 progress.update(
-                    spent(),
+                    course.spent,
                     step=at.step,
                     loss=totals.loss,
                     val_loss=metrics.get("val/loss"),
@@ -369,14 +292,12 @@ def _train(setup: Setup, job: Job) -> None:
                             texts = sample_texts(writer, prepared, seed, at.step)
                         tracker.table(at.step, [{"text": text} for text in texts])
                         progress.say(f"step {at.step} writes: {texts[0]}")
-                minutes = settings["checkpoint_minutes"]
-                due = minutes is not None and at.seconds - saved_at >= 60 * minutes
-                due = due or at.step % settings["checkpoint_every"] == 0
-                due = last or (due and not guard.in_a_row)  # who knows what the weights are worth
+                # While steps are left out, who knows what the weights are worth?
+                due = last or (history.due and not guard.in_a_row)
                 with watch.phase("checkpoint"):
                     if due or better:
-                        save(needed=last, regular=due, best=better)
-                    keeper.look()
+                        history.save(needed=last, regular=due, best=better)
+                    history.keeper.look()
                 perf.append(
                     at.step,
                     at.tokens,
@@ -403,7 +324,7 @@ def _train(setup: Setup, job: Job) -> None:
             run.update(state="finished", peak_memory=memory, **results(rows, at))
         tracker.finish(0)
     except BaseException as problem:
-        keeper.settle()
+        history.keeper.settle()
         cause = world.cause_of(problem)
         state, code = ("interrupted", cause) if isinstance(cause, Interrupted) else ("failed", None)
         tracker.finish(code.exit_code if code else 1)
@@ -418,7 +339,7 @@ def _train(setup: Setup, job: Job) -> None:
         raise
     finally:
         feed.close()
-        keeper.close()
+        history.keeper.close()
         log.close()
         perf.close()
     if world.first:

@@ -4,12 +4,17 @@ The options are found in conf/, so a new YAML file is a new case here. Rows are 
 pair of options of two groups occurs in one of them.
 """
 
+import os
+import shutil
+import signal
 from functools import partial
 from itertools import combinations
+from pathlib import Path
 
 import pytest
 
 from llm.config.choices import Choices
+from llm.data.feed import Feed
 from llm.evaluate import acceptance
 from llm.train import train
 from tests.typist import Typist
@@ -128,17 +133,61 @@ def shared_workplace(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("row", pairwise(trained_groups()), ids=named)
-def test_every_pair_of_options_trains(shared_workplace, monkeypatch, capsys, row):
+@pytest.fixture
+def train_row(shared_workplace, monkeypatch, capsys):
+    """Trains a row, with further overrides."""
     monkeypatch.chdir(shared_workplace)
     # Half of the time, and others' tests.
     monkeypatch.setattr("llm.tracking.curve.draw_curve", lambda folder: None)
     monkeypatch.setattr("llm.report.observatory.draw_routing", lambda file: None)
     monkeypatch.setattr("llm.evaluate.acceptance", partial(acceptance, count=2))
-    ended = Typist(monkeypatch, capsys)(*typed(row), *small(row), *BRIEF, task=train)
+    type_line = Typist(monkeypatch, capsys)
+    return lambda row, *more: type_line(*typed(row), *small(row), *BRIEF, *more, task=train)
+
+
+@pytest.mark.parametrize("row", pairwise(trained_groups()), ids=named)
+def test_every_pair_of_options_trains(train_row, row):
+    ended = train_row(row)
     assert ended.code == 0, ended.err
     assert (ended.folder / "checkpoints" / "step-00000002").is_dir()
     assert "no effect" not in ended.err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", pairwise(trained_groups()), ids=named)
+def test_every_pair_of_options_resumes_to_the_same_bytes(train_row, monkeypatch, row):
+    """Four steps at once, and two and two; a checkpoint behind the third and the fourth."""
+    lengths = ["train.budget=4steps", "train.checkpoint_every=3"]
+    at_once = train_row(row, *lengths)
+    assert at_once.code == 0, at_once.err
+    whole = kept(at_once.folder.rename(at_once.folder.with_name("at-once")))
+    steps, take = [], Feed.take
+
+    def taking(self, first, following):
+        steps.append(first)
+        if len(steps) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return take(self, first, following)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Feed, "take", taking)
+        assert train_row(row, *lengths).code == 128 + signal.SIGTERM
+    ended = train_row(row, *lengths)
+    assert ended.code == 0 and "from step 2" in ended.err, ended.err
+    assert ended.folder == at_once.folder
+    halves = kept(ended.folder)
+    assert whole.keys() == halves.keys() and len(whole) == 6
+    assert [name for name in whole if whole[name] != halves[name]] == []
+    for name in ("model", "optimizer"):
+        early, late = (f"checkpoints/step-0000000{step}/{name}.safetensors" for step in (3, 4))
+        assert whole[early] != whole[late]
+    shutil.rmtree(at_once.folder.with_name("at-once"))
+
+
+def kept(run: Path) -> dict[str, bytes]:
+    """Metric log and tensors of a run."""
+    files = [run / "metrics.jsonl", *run.glob("*/step-*/*.safetensors")]
+    return {str(file.relative_to(run)): file.read_bytes() for file in files}
 
 
 @pytest.mark.parametrize(

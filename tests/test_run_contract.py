@@ -1,8 +1,6 @@
 """The run contract: one directory, one identity, one writer; continued or answered, never mixed."""
 
 import json
-import multiprocessing
-import os
 import signal
 import subprocess
 import sys
@@ -11,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from experiments.crash import claims
+from experiments.crash.claims import storm
 from llm.config.errors import Refused
 from llm.runs import directory
 from llm.runs.identity import config_hash, run_id
@@ -140,61 +140,32 @@ def test_a_second_writer_is_refused(tmp_path):
     directory.claim(tmp_path, "a", {}, FACTS, "resume", "refuse").release()
 
 
-def _claim_and_hold(root: str, barrier, results) -> None:
-    barrier.wait()
-    try:
-        run = directory.claim(Path(root), "same", {}, FACTS, "resume", "refuse")
-        results.put("runner")
-    except Refused:
-        run = None
-        results.put("refused")
-    time.sleep(1.0)  # hold the claim until everybody has tried
-    del run
-    os._exit(0)
+def test_simultaneous_claims_have_one_runner_even_where_runners_are_killed(tmp_path):
+    assert storm(tmp_path / "one", 50)["answered"] == 49
+    told = storm(tmp_path / "several", 50, identities=5, deaths=0.3)
+    assert told["trained"] == 5 and told["died"] > 0
 
 
-def test_simultaneous_claims_have_one_runner(tmp_path):
-    context = multiprocessing.get_context("fork")
-    barrier, results = context.Barrier(16), context.SimpleQueue()
-    jobs = [
-        context.Process(target=_claim_and_hold, args=(str(tmp_path), barrier, results))
-        for _ in range(16)
-    ]
-    for job in jobs:
-        job.start()
-    answers = sorted(results.get() for _ in jobs)
-    for job in jobs:
-        job.join()
-    assert answers == ["refused"] * 15 + ["runner"]
+@pytest.mark.slow
+def test_a_thousand_claims_and_simultaneous_commands():
+    told = subprocess.run(
+        [sys.executable, claims.__file__, "--launches=4"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert told.returncode == 0, told.stderr
+    assert "1000 claims at once of 1 run(s): 1 directory, 1 trained" in told.stdout
 
 
-def _claim_and_answer(root: str, barrier, results) -> None:
-    barrier.wait()
-    run = directory.claim(Path(root), "same", {}, FACTS, "resume", "refuse", wait=True)
-    if run.state == "finished":
-        results.put("answered")
-    else:
-        run.update(state="finished")
-        results.put("trained")
-    run.release()
-    os._exit(0)
-
-
-@pytest.mark.parametrize("n", [16, pytest.param(1000, marks=pytest.mark.slow)])
-def test_in_a_sweep_simultaneous_claims_wait_for_the_one_runner(tmp_path, n):
-    context = multiprocessing.get_context("fork")
-    barrier, results = context.Barrier(n), context.SimpleQueue()
-    jobs = [
-        context.Process(target=_claim_and_answer, args=(str(tmp_path), barrier, results))
-        for _ in range(n)
-    ]
-    for job in jobs:
-        job.start()
-    answers = [results.get() for _ in jobs]
-    for job in jobs:
-        job.join()
-    assert answers.count("trained") == 1
-    assert answers.count("answered") == n - 1
+def test_other_words_for_the_same_config_are_the_same_run(tmp_path):
+    directory.claim(tmp_path, "tiny-dense-0a1b", {}, FACTS, "resume", "refuse").release()
+    other = directory.claim(tmp_path, "nano-dense-0a1b", {}, FACTS, "resume", "refuse")
+    assert other.folder == tmp_path / "tiny-dense-0a1b"
+    assert directory.is_alive(tmp_path / "tiny-dense-0a1b")
+    with pytest.raises(Refused, match="tiny-dense-0a1b is being trained"):
+        directory.claim(tmp_path, "tiny-dense-0a1b", {}, FACTS, "resume", "refuse")
+    other.release()
 
 
 def test_a_dead_process_lets_its_claim_go(tmp_path):

@@ -9,16 +9,14 @@ code 1 where it is not.
 
 import argparse
 import random
-import signal
-import subprocess
 import sys
 import tempfile
-import time
+from contextlib import suppress
 from pathlib import Path
 
-from tqdm import tqdm
-
+from experiments.crash.plug import Command, contents, differing, pull, rising
 from llm.data.texts import SEPARATOR
+from llm.prepare import run
 
 
 def write_text(file: Path, n_bytes: int, seed: int = 0) -> None:
@@ -39,61 +37,37 @@ def write_text(file: Path, n_bytes: int, seed: int = 0) -> None:
             written += len(block)
 
 
-def command(outputs: Path, text: Path, extra: list[str]) -> list[str]:
-    settings = ["data=custom", f"data.path={text}", "tokenizer=gpt2", f"outputs={outputs}"]
-    return [sys.executable, "-m", "llm.prepare", *settings, *extra]
+def journal_written(outputs: Path) -> float:
+    """When the journal of what is done was written last; 0 where there is none."""
+    for file in (outputs / "data").glob(".*.journal"):
+        with suppress(FileNotFoundError):
+            return file.stat().st_mtime
+    return 0.0
 
 
-def journal(outputs: Path) -> Path | None:
-    return next(iter((outputs / "data").glob(".*.journal")), None)
-
-
-def kill_once(line: list[str], outputs: Path, dice: random.Random) -> bool:
-    """Start the command and kill it at a random moment; False where it was done before that."""
-    process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    if dice.random() < 0.2:  # at any moment from the start on
-        time.sleep(dice.uniform(0, 6))
-    else:  # at work: wait for the journal to be written anew, then a little
-        before = -1.0
-        while process.poll() is None:
-            file = journal(outputs)
-            try:
-                written = file.stat().st_mtime if file else 0.0
-            except FileNotFoundError:
-                continue
-            if before >= 0 and written > before:
-                break
-            before = written
-            time.sleep(0.002)
-        time.sleep(dice.uniform(0, 2))
-    done = process.poll() is not None
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    return not done
-
-
-def contents(outputs: Path) -> dict[str, bytes]:
-    """Name and bytes of every file of what was prepared."""
-    files = [file for file in (outputs / "data").glob("[!.]*/*") if file.is_file()]
-    return {str(file.relative_to(outputs)): file.read_bytes() for file in sorted(files)}
+def prepared(outputs: Path) -> dict[str, bytes]:
+    return contents(outputs / "data", "[!.]*/*")
 
 
 def trial(kills: int, megabytes: int, seed: int, folder: Path, extra: list[str]) -> list[str]:
     """One preparation left alone against one that was killed; names of files that differ."""
     text, dice = folder / "text.txt", random.Random(seed)
     write_text(text, megabytes * 1_000_000)
+    settings = ["data=custom", f"data.path={text}", "tokenizer=gpt2", *extra]
     alone, killed = folder / "alone", folder / "killed"
-    subprocess.run(command(alone, text, extra), check=True, capture_output=True)
-    line, count = command(killed, text, extra), 0
-    with tqdm(total=kills, desc="kills") as bar:
-        while count < kills and kill_once(line, killed, dice):
-            count += 1
-            bar.update()
-    if count < kills:
-        print(f"it was over after {count} kills; more --megabytes give room for more")
-    subprocess.run(line, check=True, capture_output=True)
-    a, b = contents(alone), contents(killed)
-    return [name for name in sorted({*a, *b}) if a.get(name) != b.get(name)]
+    command = Command("llm.prepare", run, folder / "log.txt")
+    command.finish(command.start([*settings, f"outputs={alone}"]))
+    count = 0
+    while count < kills:
+        process = command.start([*settings, f"outputs={killed}"])
+        at_work = rising(lambda: journal_written(killed))
+        if not pull(process, dice, 3.0, at_work, 2.0):
+            print(f"it was over after {count} kills; more --megabytes give room for more")
+            break
+        count += 1
+        print(f"kill {count} of {kills}", flush=True)
+    command.finish(command.start([*settings, f"outputs={killed}"]))
+    return differing(prepared(alone), prepared(killed))
 
 
 def main() -> None:
@@ -104,9 +78,9 @@ def main() -> None:
     parser.add_argument("extra", nargs="*", help="further overrides, after --")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        differing = trial(given.kills, given.megabytes, given.seed, Path(folder), given.extra)
-    print(differing or "byte-identical")
-    sys.exit(1 if differing else 0)
+        found = trial(given.kills, given.megabytes, given.seed, Path(folder), given.extra)
+    print(found or "byte-identical")
+    sys.exit(1 if found else 0)
 
 
 if __name__ == "__main__":

@@ -6,9 +6,13 @@
 
 Steps: 6 layers × 384, 256 tokens, batch 16; the variants take turns, figures are medians, ratios
 medians of paired ratios. nanoGPT runs as its README says for a CPU (float32, not compiled), and in
-the best setting it has (compiled, and bfloat16 where the device multiplies it in hardware).
-Losses: the same batches, learning rates and weight decay for both, three seeds each, validated on
-the same rows.
+the best setting it has (compiled, and bfloat16 where the device multiplies it in hardware). Shares
+of the peak are model FLOPs per second over those of a large matrix product in the precision that
+the device has products for, measured in the same run; a profile says what a step of ours spends its
+time on.
+Losses: the same batches of 12 × 64 tokens, learning rates and weight decay for both, three seeds
+each, validated on the same rows; the text is read as bytes for a vocabulary of 256, otherwise as
+GPT-2's tokens.
 """
 
 import argparse
@@ -32,10 +36,21 @@ from llm.build import account_for, build_model
 from llm.config.choices import conf_folder
 from llm.config.instantiate import instantiate
 from llm.hardware.machine import Machine
+from llm.tokenizer.gpt2 import GPT2
 
 STYLE = ["model=small", "model/style=gpt2", "model/position=learned", "moe=dense"]
 SIZE = {"d_model": 384, "n_layers": 6, "n_heads": 6, "d_ff": 1536, "init_std": 0.02}
 LR, BETAS, DECAY = 1e-3, (0.9, 0.99), 0.1
+#: What an operator's time counts as, by a part of its name; the first that fits.
+PARTS = {
+    "attention": ("attention",),
+    "matrix products": ("mm", "linear"),
+    "optimizer": ("adamw", "_foreach"),
+    "norms": ("layer_norm",),
+    "GELU": ("gelu",),
+}
+#: What the mean losses of three seeds may differ by.
+AGREED = 0.01
 
 Step = Callable[[torch.Tensor], Any]  # ids (B, T + 1): one forward, backward and update
 
@@ -107,6 +122,21 @@ class Ours:
         return float(self.model(ids[:, :-1], ids[:, 1:]).loss_sum) / ids[:, 1:].numel()
 
 
+def where_time_goes(variant: Ours, ids: torch.Tensor) -> dict[str, float]:
+    """Shares of a step's time, by kind of operator, from a profile of three steps."""
+    with torch.profiler.profile() as profile:
+        for _ in range(3):
+            variant.step(ids)
+    clock = "self_device_time_total" if ids.is_cuda else "self_cpu_time_total"
+    spent = dict.fromkeys([*PARTS, "all else"], 0.0)
+    for event in profile.key_averages():
+        if event.key.startswith("aten::"):
+            fits = (part for part, names in PARTS.items() if any(n in event.key for n in names))
+            spent[next(fits, "all else")] += getattr(event, clock)
+    total = sum(spent.values())
+    return {part: time / total for part, time in spent.items()}
+
+
 def steps(given: argparse.Namespace, machine: Machine) -> dict[str, Any]:
     """Milliseconds a step at each vocabulary."""
     module, results = nanogpt_module(given.nanogpt), {}
@@ -129,7 +159,8 @@ def steps(given: argparse.Namespace, machine: Machine) -> dict[str, Any]:
                 if turn >= 3:  # the first compile and warm up
                     times[name].append(time.perf_counter() - begun)
         print(
-            f"vocabulary {vocab:,}, {machine.device} {machine.precision}, {top / 1e9:.0f} GFLOP/s"
+            f"vocabulary {vocab:,}, {machine.device} {machine.precision}, "
+            f"{torch.get_num_threads()} threads, {top / 1e9:.0f} GFLOP/s"
         )
         for name, series in times.items():
             middle = statistics.median(series)
@@ -138,35 +169,51 @@ def steps(given: argparse.Namespace, machine: Machine) -> dict[str, Any]:
             share = 16 * 256 * ours.cost.flops_per_token / middle / top
             print(f"  {name:16} {middle * 1e3:8.0f} ms  {ratio:5.2f} of ours  {share:4.0%} of peak")
             results[f"{name}, {vocab}"] = {"seconds": series, "of_ours": ratio, "of_peak": share}
-    return results
+        goes = where_time_goes(ours, ids)
+        told = ", ".join(f"{part} {share:.0%}" for part, share in goes.items())
+        print(f"  ours spends it on {told}")
+        results[f"ours, {vocab}"]["goes_to"] = goes
+    return {"peak": top, "precision": machine.precision, **results}
 
 
 def losses(given: argparse.Namespace, machine: Machine) -> dict[str, Any]:
-    """Validation losses after the same batches, three seeds."""
-    module = nanogpt_module(given.nanogpt)
-    ids = torch.tensor(list(given.text.read_bytes()))
-    cut, seq_len, batch = int(len(ids) * 0.9), 64, 12
-    held_out = ids[cut : cut + 64 * 257].view(-1, 257)[:, : seq_len + 1]
-    found: dict[str, list[float]] = {"ours": [], "nanoGPT": []}
-    for seed in range(3):
-        torch.manual_seed(seed)
-        both = {
-            "ours": Ours(256, seq_len, machine, seed),
-            "nanoGPT": Theirs(module, 256, seq_len, machine, best=False),
-        }
-        for name, variant in both.items():
-            random = torch.Generator().manual_seed(seed)
-            for step in range(given.losses):
-                rise, fall = (step + 1) / 50, 0.55 + 0.45 * math.cos(math.pi * step / given.losses)
-                for group in variant.optimizer.param_groups:
-                    group["lr"] = LR * min(rise, fall)
-                starts = torch.randint(cut - seq_len - 1, (batch,), generator=random)
-                variant.step(torch.stack([ids[i : i + seq_len + 1] for i in starts]))
-            found[name].append(variant.loss(held_out))
-            print(f"  seed {seed}, {name:8} validation loss {found[name][-1]:.4f}")
-    gap = statistics.mean(found["ours"]) - statistics.mean(found["nanoGPT"])
-    print(f"ours − nanoGPT, mean of three seeds: {gap:+.4f}")
-    return {**found, "difference": gap}
+    """Validation losses after the same batches, three seeds at each vocabulary."""
+    module, results = nanogpt_module(given.nanogpt), {}
+    for vocab in given.vocab:
+        ids = torch.tensor(read(given.text, vocab), device=machine.device)
+        cut, seq_len, batch = int(len(ids) * 0.9), 64, 12
+        held_out = ids[cut : cut + 64 * 257].view(-1, 257)[:, : seq_len + 1]
+        found: dict[str, list[float]] = {"ours": [], "nanoGPT": []}
+        for seed in range(3):
+            torch.manual_seed(seed)
+            both = {
+                "ours": Ours(vocab, seq_len, machine, seed),
+                "nanoGPT": Theirs(module, vocab, seq_len, machine, best=False),
+            }
+            for name, variant in both.items():
+                random = torch.Generator().manual_seed(seed)
+                for step in range(given.losses):
+                    turn = math.pi * step / given.losses
+                    rise, fall = (step + 1) / 50, 0.55 + 0.45 * math.cos(turn)
+                    for group in variant.optimizer.param_groups:
+                        group["lr"] = LR * min(rise, fall)
+                    starts = torch.randint(cut - seq_len - 1, (batch,), generator=random)
+                    variant.step(torch.stack([ids[i : i + seq_len + 1] for i in starts]))
+                parts = [variant.loss(rows) for rows in held_out.split(8)]
+                found[name].append(statistics.mean(parts))
+                print(f"  {vocab:6,}, seed {seed}, {name:8} validation loss {found[name][-1]:.4f}")
+        gap = statistics.mean(found["ours"]) - statistics.mean(found["nanoGPT"])
+        verdict = "agree" if abs(gap) <= AGREED else "DIFFER"
+        print(f"vocabulary {vocab:,}, means of three seeds {verdict}: ours − nanoGPT {gap:+.4f}")
+        results[str(vocab)] = {**found, "difference": gap}
+    return results
+
+
+def read(text: Path, vocab: int) -> list[int]:
+    """The text's ids: bytes where the vocabulary has no room for GPT-2's."""
+    if vocab == 256:
+        return list(text.read_bytes())
+    return GPT2().encode(text.read_text()).tolist()
 
 
 def main() -> None:

@@ -105,7 +105,8 @@ def main() -> None:
     rng = np.random.default_rng(0)
     ids_RT = rng.integers(0, vocab - 1, (rows, length + 1))
     places = np.zeros((rows, length), np.int64)
-    exam = Examination(Batch(ids_RT[:, :-1], ids_RT[:, 1:], places), 1, None, None, [])
+    batch = Batch(ids_RT[:, :-1], ids_RT[:, 1:], places, places)
+    exam = Examination(batch, 1, None, None, [])
     with tempfile.TemporaryDirectory() as folder:
         observatory = Observatory(Path(folder), exam, Bytes(), 0, print)
         seen: list[float] = []
@@ -115,7 +116,7 @@ def main() -> None:
             watch = observatory.watch
             plain.append(timed(machine, lambda: examine(model, exam, machine, given.batch)))
             seen.append(
-                timed(machine, lambda w=watch: examine(model, exam, machine, given.batch, w))
+                timed(machine, lambda w=watch: examine(model, exam, machine, given.batch, watch=w))
             )
             report.append(timed(machine, lambda n=turn: observatory.report(n, "bench")))
     print(f"examination watched, of one that is not {ratio(seen[1:], plain[1:])}")

@@ -93,7 +93,7 @@ class Jobs:
         job = (
             self.frozen_job(number, overrides)
             if elsewhere
-            else self.described(number, overrides, config, hydra_config)
+            else self.composed(number, overrides, config, hydra_config)
         )
         if isinstance(job, Outcome):
             outcome = job
@@ -110,7 +110,7 @@ class Jobs:
     def single(self, config: DictConfig, hydra_config: Any, overrides: list[str]) -> None:
         words = self.typed_words(overrides)
         try:
-            described = self.described(0, overrides, config, hydra_config)
+            described = self.composed(0, overrides, config, hydra_config)
             if isinstance(described, Outcome):
                 raise Refused(described.problem)
             self.task(described.as_job(self.choices))
@@ -121,10 +121,10 @@ class Jobs:
         """The job that a sweeper wants, composed the quick way; an outcome where it cannot be."""
         overrides = [text.lstrip("+") for text in overrides]
         try:
-            config, hydra_config = composer.job(values_of(overrides))
+            raw, hydra_config = composer.job(values_of(overrides))
         except MISTAKES as error:
             return Outcome(number, overrides, 2, one_line(error, self.choices), again=False)
-        return self.described(number, overrides, config, hydra_config)
+        return self.described(number, overrides, raw, hydra_config)
 
     def frozen_job(self, number: int, overrides: list[str]) -> SweepJob | Outcome:
         """The job as the snapshot's configs have it, whatever a launcher composed by now."""
@@ -133,14 +133,21 @@ class Jobs:
         with composer.opened():
             return frozen.job(number, overrides, composer)
 
-    def described(
+    def composed(
         self, number: int, overrides: list[str], config: DictConfig, hydra_config: Any
     ) -> SweepJob | Outcome:
+        """The job that Hydra has composed."""
         try:
             raw = plain(config)
-            plugins = self.plugins(raw)
         except MISTAKES as error:
             return Outcome(number, overrides, 2, one_line(error, self.choices), again=False)
+        return self.described(number, overrides, raw, hydra_config)
+
+    def described(
+        self, number: int, overrides: list[str], raw: dict[str, Any], hydra_config: Any
+    ) -> SweepJob | Outcome:
+        try:
+            plugins = self.plugins(raw)
         except Refused as refusal:
             return Outcome(number, overrides, 2, str(refusal), again=False)
         return SweepJob(

@@ -185,7 +185,6 @@ def _check(value: Any, annotation: Any) -> Any:
             if isinstance(note, Between) and value is not None and not note.holds(value):
                 raise _OutOfRange(f"is {value}, and must be {note}")
         return value
-    wrong = _wrong(value, annotation)
     if origin in (Union, types.UnionType):
         for option in get_args(annotation):
             try:
@@ -194,18 +193,18 @@ def _check(value: Any, annotation: Any) -> Any:
                 raise
             except Refused:
                 continue
-        raise wrong
+        raise _wrong(value, annotation)
     if origin is Literal:
         for choice in get_args(annotation):
             if value == choice and type(value) is type(choice):
                 return value
-        raise wrong
+        raise _wrong(value, annotation)
     if origin is list:
         if not isinstance(value, list):
-            raise Refused(f"{wrong} (write [a,b])")
+            raise Refused(f"{_wrong(value, annotation)} (write [a,b])")
         return [_check(item, get_args(annotation)[0]) for item in value]
     if origin is dict:  # llm.config.validate looks into mappings
-        raise wrong
+        raise _wrong(value, annotation)
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if annotation is type(None) and value is None:
         return None
@@ -224,4 +223,4 @@ def _check(value: Any, annotation: Any) -> Any:
         return str(value)
     if annotation not in _NAMES and annotation is not Node and not is_dataclass(annotation):
         raise TypeError(f"a signature names the type {annotation}, which no config can hold")
-    raise wrong
+    raise _wrong(value, annotation)

@@ -6,25 +6,54 @@ from typing import TYPE_CHECKING, Any
 from llm.config.root import Budget
 
 if TYPE_CHECKING:
-    from llm.runs.directory import Run
     from llm.runs.position import Position
 
 
-def extent(
-    budget: Budget, rows_per_step: int, seq_len: int, rows_per_epoch: float, flops_per_token: int
-) -> tuple[int | None, float]:
-    """Steps in all (None where the clock decides), and what one step takes off the budget."""
-    tokens = rows_per_step * seq_len
-    per_step = {
-        "tok": tokens,
-        "step": 1,
-        "epoch": rows_per_step / rows_per_epoch,
-        "flops": tokens * flops_per_token,
-        "min": math.nan,
-    }[budget.unit]
-    if budget.unit == "min":
-        return None, 0.0
-    return max(1, math.ceil(budget.amount / per_step - 1e-9)), per_step
+class Course:
+    """How far a run has to go, and how far it is, in units of its budget.
+
+    Args:
+        at: where the run stands
+    Attributes:
+        steps: in all, None where the clock decides
+    """
+
+    def __init__(
+        self,
+        budget: Budget,
+        at: "Position",
+        rows_per_step: int,
+        seq_len: int,
+        rows_per_epoch: float,
+        flops_per_token: int,
+    ):
+        tokens = rows_per_step * seq_len
+        self.budget, self.at = budget, at
+        self.steps: int | None = None
+        self.per_step = {
+            "tok": tokens,
+            "step": 1,
+            "epoch": rows_per_step / rows_per_epoch,
+            "flops": tokens * flops_per_token,
+            "min": math.nan,
+        }[budget.unit]
+        if budget.unit != "min":
+            self.steps = max(1, math.ceil(budget.amount / self.per_step - 1e-9))
+
+    @property
+    def spent(self) -> float:
+        return self.at.seconds / 60 if self.steps is None else self.at.step * self.per_step
+
+    @property
+    def share(self) -> float:
+        """What is spent of all, at the end perhaps a little more than 1."""
+        return self.spent / self.budget.amount
+
+    @property
+    def over(self) -> bool:
+        if self.steps is not None and self.at.step >= self.steps:
+            return True
+        return self.spent >= self.budget.amount
 
 
 def results(rows: list[dict[str, Any]], at: "Position") -> dict[str, Any]:
@@ -52,10 +81,8 @@ def results(rows: list[dict[str, Any]], at: "Position") -> dict[str, Any]:
     return found
 
 
-def diagnosis(run: "Run", step: int, loss: float, norm: float, lr: float, precision: str) -> str:
-    """Why training stopped, and what to try, in one line."""
-    from llm.runs.keeper import last_good
-
+def diagnosis(step: int, loss: float, norm: float, lr: float, precision: str) -> str:
+    """Why training stopped, and what to try."""
     cause = (
         f"fp16 overflows where bf16 does not; try hardware.precision=bf16, or a lower lr ({lr:.1e})"
         if precision == "fp16"
@@ -67,7 +94,7 @@ def diagnosis(run: "Run", step: int, loss: float, norm: float, lr: float, precis
         told = f"the gradient norm became {norm} at step {step}"
     else:
         told = f"the loss became {loss} at step {step}"
-    return f"{told}, and leaving steps out did not help; {cause}; {last_good(run)}"
+    return f"{told}, and leaving steps out did not help; {cause}"
 
 
 def summary(facts: dict[str, Any]) -> str:

@@ -42,7 +42,7 @@ def prepare_run(job: Job, world: "World | None" = None) -> Setup:
     from llm.moe.exchange import check_split
     from llm.moe.layer import caveats
     from llm.prepare import prepare_data
-    from llm.runs.directory import Run, claim
+    from llm.runs.directory import Run, claim, folder_of
     from llm.runs.identity import code_hash, config_hash, git_state, identify, versions
 
     world = world or World()
@@ -110,5 +110,5 @@ def prepare_run(job: Job, world: "World | None" = None) -> Setup:
         return claimed[0].facts
 
     facts = world.decide(decide)
-    run = claimed[0] if claimed else Run(outputs / "runs" / name, facts, None)
+    run = claimed[0] if claimed else Run(folder_of(outputs / "runs", name), facts, None)
     return Setup(config, corpus, prepared, exam, machine, run, world, start)

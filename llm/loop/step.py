@@ -95,6 +95,11 @@ class Gradients:
         self.scaler.unscale_(optimizer)
         return self._totals(loss_sum, n_targets, router, seconds)
 
+    def overflowed(self, totals: Totals) -> bool:
+        """Whether fp16's scale was too high for this step, which is no fault of the data."""
+        lost = math.isfinite(totals.loss) and not math.isfinite(totals.norm)
+        return lost and self.scaler.is_enabled() and self.scaler.get_scale() > 1
+
     def _part(self, batch: Batch, step: int, rows: range) -> tuple[dict[str, Tensor], Tensor]:
         """This process's rows of a micro-step on the device, and the keys of their noise."""
         own = rows[self.world.share(len(rows))]

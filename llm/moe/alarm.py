@@ -51,18 +51,18 @@ class CollapseAlarm:
         # When a line was said last: how many looks ago, of how many layers, the worst one's use.
         self._said: list[Any] | None = None
 
-    def state(self) -> dict[str, Any]:
-        """JSON facts from which a resumed run goes on alike."""
+    def state_dict(self) -> dict[str, Any]:
+        """JSON facts from which a resumed run goes on alike: a copy, to be written meanwhile."""
         return {
             "collapsed": self.collapsed,
             "seen": self._seen,
             "mean": None if self._mean_LE is None else self._mean_LE.tolist(),
-            "lasted": self._lasted_L,
-            "said": self._said,
+            "lasted": list(self._lasted_L),
+            "said": list(self._said) if self._said else None,
         }
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on from `state()`."""
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state_dict()`."""
         self.collapsed, self._seen = state["collapsed"], state["seen"]
         self._mean_LE = None if state["mean"] is None else torch.tensor(state["mean"])
         self._lasted_L = list(state["lasted"])

@@ -31,6 +31,10 @@ class Route(NamedTuple):
     by_sender_A: Tensor  # the inverse permutation
 
 
+#: What sends rows along a route.
+Journey = Callable[[Tensor, Route], Tensor]
+
+
 class Exchange:
     """Sends rows to the processes of `group` that hold their experts, and answers back.
 
@@ -49,7 +53,8 @@ class Exchange:
         if torch.is_autocast_enabled(device):  # what the experts compute in is what travels
             x_MD = x_MD.to(torch.get_autocast_dtype(device))
         route, ends_H = self._route(ends_E, len(x_MD))
-        return _Back.apply(work(_There.apply(x_MD, route), ends_H), route)
+        y_AD = work(_Travel.apply(x_MD, route, _there, _back), ends_H)
+        return _Travel.apply(y_AD, route, _back, _there)
 
     @torch.no_grad()
     def _route(self, ends_E: Tensor, rows: int) -> tuple[Route, Tensor]:
@@ -90,30 +95,17 @@ def _back(y_AD: Tensor, route: Route) -> Tensor:
     return y_MD
 
 
-class _There(torch.autograd.Function):
-    """Rows to their experts; their gradients come back the same way."""
+class _Travel(torch.autograd.Function):
+    """Rows that `go` one way, by `_there` or `_back`; their gradients come the other way."""
 
     @staticmethod
-    def forward(ctx: Any, x_MD: Tensor, route: Route) -> Tensor:
-        ctx.route = route
-        return _there(x_MD, route)
+    def forward(ctx: Any, rows: Tensor, route: Route, go: Journey, come: Journey) -> Tensor:
+        ctx.route, ctx.come = route, come
+        return go(rows, route)
 
     @staticmethod
-    def backward(ctx: Any, d_AD: Tensor) -> tuple[Tensor, None]:
-        return _back(d_AD, ctx.route), None
-
-
-class _Back(torch.autograd.Function):
-    """Answers to their tokens; the gradients of these go to the experts."""
-
-    @staticmethod
-    def forward(ctx: Any, y_AD: Tensor, route: Route) -> Tensor:
-        ctx.route = route
-        return _back(y_AD, route)
-
-    @staticmethod
-    def backward(ctx: Any, d_MD: Tensor) -> tuple[Tensor, None]:
-        return _there(d_MD, ctx.route), None
+    def backward(ctx: Any, gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        return ctx.come(gradients, ctx.route), None, None, None
 
 
 def check_split(model: nn.Module, processes: int) -> None:

@@ -1,12 +1,10 @@
 """AdamW, with weight decay for matrices only."""
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
-from llm.config.schema import Node
-from llm.config.types import NonNegativeFloat, PositiveFloat, ProperFraction
 from llm.layers.roles import role_of
 from llm.optimizer.recipe import DECAYED, Recipe
 from llm.optimizer.sharded import own
@@ -27,22 +25,7 @@ class _OwnShares(torch.optim.AdamW):
 
 
 class AdamW(Recipe):
-    """Adam with decoupled weight decay (Loshchilov and Hutter 2017), in one fused kernel.
-
-    Args: as for `Recipe`.
-    """
-
-    def __init__(
-        self,
-        *,
-        lr: PositiveFloat | Literal["auto"],
-        betas: list[ProperFraction],
-        eps: PositiveFloat,
-        weight_decay: NonNegativeFloat,
-        warmup: NonNegativeFloat,
-        schedule: Node,
-    ):
-        super().__init__(lr, betas, eps, weight_decay, warmup, schedule)
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2017), in one fused kernel."""
 
     def optimizer(self, model: Any) -> torch.optim.Optimizer:
         """The optimizer of all parameters of `model`, in two groups: hidden matrices, others."""

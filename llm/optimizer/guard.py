@@ -57,7 +57,7 @@ class Guard:
             return False
         return norm <= self.factor * max(median(self._norms), 1e-12)
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """Plain data for a checkpoint."""
         return {
             "skipped": self.skipped,
@@ -66,7 +66,7 @@ class Guard:
             "norms": list(self._norms),
         }
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         self.skipped, self.in_a_row = state["skipped"], state["in_a_row"]
         self._losses = deque(state["losses"], maxlen=_WINDOW)
         self._norms = deque(state["norms"], maxlen=_WINDOW)

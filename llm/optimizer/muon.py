@@ -117,7 +117,7 @@ class Muon(Recipe):
     so that learning rate and weight decay mean the same for both.
 
     Args:
-        lr, betas, eps, weight_decay, warmup, schedule: as for `AdamW`
+        lr, betas, eps, weight_decay, warmup, schedule: as for `Recipe`
         momentum: decay of the running mean of a matrix's gradient
         steps: of the Newton–Schulz iteration
         update_rms: root mean square of a matrix's step, in units of lr
@@ -136,7 +136,14 @@ class Muon(Recipe):
         steps: PositiveInt,
         update_rms: PositiveFloat,
     ):
-        super().__init__(lr, betas, eps, weight_decay, warmup, schedule)
+        super().__init__(
+            lr=lr,
+            betas=betas,
+            eps=eps,
+            weight_decay=weight_decay,
+            warmup=warmup,
+            schedule=schedule,
+        )
         self.momentum, self.steps, self.update_rms = momentum, steps, update_rms
 
     def optimizer(self, model: Any) -> torch.optim.Optimizer:

@@ -8,6 +8,8 @@ import torch
 from torch import nn
 
 from llm.config.errors import Refused
+from llm.config.schema import Node
+from llm.config.types import NonNegativeFloat, PositiveFloat, ProperFraction
 from llm.optimizer.schedule import warm
 
 #: Roles whose weights decay. Norms, biases and embeddings (the head among them) are left alone.
@@ -33,19 +35,20 @@ class Recipe:
 
     def __init__(
         self,
-        lr: float | Literal["auto"],
-        betas: list[float],
-        eps: float,
-        weight_decay: float,
-        warmup: float,
-        schedule: Any,
+        *,
+        lr: PositiveFloat | Literal["auto"],
+        betas: list[ProperFraction],
+        eps: PositiveFloat,
+        weight_decay: NonNegativeFloat,
+        warmup: NonNegativeFloat,
+        schedule: Node,
     ):
         if len(betas) != 2:
             raise Refused(f"are two numbers, not {len(betas)}", "betas")
         self.lr = math.nan if lr == "auto" else lr  # nan until the model is known
         self.betas, self.eps = (betas[0], betas[1]), eps
         self.weight_decay, self.warmup = weight_decay, warmup
-        self.schedule: Callable[[float], float] = schedule
+        self.schedule: Callable[[float], float] = schedule  # type: ignore[assignment]
 
     def settle(self, model: Any) -> None:
         """Decide what depends on the model."""

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from llm.plan import stand_in
+from llm.config import stand_in
 
 if "torch" not in sys.modules:
     stand_in.install()
@@ -23,8 +23,8 @@ from llm.config.errors import Refused
 from llm.config.jobs import Jobs
 from llm.config.plain import MISTAKES, one_line
 from llm.plan.estimate import Planned, Planner
-from llm.plan.fairness import warnings
 from llm.plan.machine import Machines
+from llm.runs.fairness import warnings
 from llm.sweep.answer import Answers
 from llm.sweep.resources import cpu_slots
 from llm.tracking.progress import brief, clock
@@ -70,7 +70,7 @@ def plan(jobs: Jobs, calibrate: bool) -> list[Planned]:
     """Every job of the grid, in the order of the sweep; of a search, examples of its jobs."""
     with jobs.composing() as composer:
         config, _ = composer.job({})
-        outputs = Path(str(config.outputs))
+        outputs = Path(str(config["outputs"]))
         answers = Answers(Machines(outputs).facts)
         lines = jobs.examples() if jobs.draws else jobs.grid()
         made = [jobs.job(i, overrides, composer) for i, overrides in enumerate(lines)]

@@ -12,15 +12,11 @@ from llm.config.outcome import Outcome, SweepJob, as_problem, run_facts
 from llm.config.root import Budget
 from llm.config.validate import Validated
 from llm.plan.cost import Costs
-from llm.plan.fairness import Entry
-from llm.plan.history import Estimate, History, machine_name, signature
+from llm.plan.history import Estimate, History, Pace, machine_name, signature
 from llm.plan.memory import peak_memory
+from llm.runs.fairness import Entry
 from llm.sweep.answer import Answers
 
-#: Seconds from the start of a process to its first step: importing PyTorch, opening the data.
-_START = 6.0
-#: An evaluation runs forward only: a third of the operations of training.
-_FORWARD = 1 / 3
 _UNKNOWN = Estimate(math.nan, "unknown")
 
 
@@ -41,6 +37,8 @@ class Planned:
     flops_per_token: float = math.nan
     vocab_known: bool = True
     tokens: float = math.nan
+    examined: float = math.inf  # tokens of an evaluation at most
+    prepared: bool = True  # whether its data are
     memory: Estimate = _UNKNOWN
     seconds: Estimate = _UNKNOWN
     entry: Entry | None = None
@@ -105,18 +103,21 @@ class Planner:
         planned.params_active = account.params_active
         planned.flops_per_token = account.flops_per_token
         minutes, planned.tokens = _extent(config, account.flops_per_token, manifest)
+        planned.examined = min(config["train"]["eval_tokens"] or math.inf, _val(manifest))
+        planned.prepared = bool(manifest)
         mark, machine = signature(config, vocab), machine_name(here)
         formula = peak_memory(
             {**config, "hardware": here}, account.params_total, vocab, here["device"]
         )
         planned.memory = self.history.memory(mark, machine, formula)
-        rate = self.history.seconds_per_token(mark, machine, account.flops_per_token)
+        examined = planned.examined if math.isfinite(planned.examined) else 0.0
+        pace = self.history.pace(mark, machine, account.flops_per_token, examined)
         if minutes is not None:
-            planned.seconds = Estimate(60 * minutes + _START, "given")
-            planned.tokens = 60 * minutes / rate.value
+            planned.seconds = Estimate(60 * minutes + pace.start, "given")
+            every = config["train"]["eval_every"] * _step_tokens(config)
+            planned.tokens = 60 * minutes / (pace.token + pace.evaluation / every)
         else:
-            seconds = _seconds(config, planned.tokens, rate.value, manifest)
-            planned.seconds = Estimate(seconds, rate.basis)
+            planned.seconds = Estimate(_seconds(config, planned.tokens, pace), pace.basis)
         planned.entry = Entry(
             " ".join(word for word in planned.label.split() if not word.startswith("seed=")),
             validated.identity,
@@ -134,7 +135,7 @@ def _extent(
     """Minutes where the clock decides, and tokens where they are known."""
     train = config["train"]
     budget = Budget.parse(train["budget"])
-    a_step = train["batch_size"] * train["grad_accum_steps"] * config["model"]["max_seq_len"]
+    a_step = _step_tokens(config)
     if budget.unit == "min":
         return budget.amount, math.nan
     if budget.unit == "epoch":
@@ -149,14 +150,20 @@ def _extent(
     return None, max(1, math.ceil(tokens / a_step - 1e-9)) * a_step
 
 
-def _seconds(
-    config: dict[str, Any], tokens: float, a_token: float, manifest: dict[str, Any]
-) -> float:
-    """Start, training steps, and evaluations on the validation tokens."""
+def _step_tokens(config: dict[str, Any]) -> int:
     train = config["train"]
-    a_step = train["batch_size"] * train["grad_accum_steps"] * config["model"]["max_seq_len"]
-    available = manifest["val"] if manifest else math.inf
-    examined = min(train["eval_tokens"] or math.inf, available)
-    examined = examined if math.isfinite(examined) else 0.0
-    evaluations = tokens / a_step / train["eval_every"] + 1
-    return _START + tokens * a_token + evaluations * examined * a_token * _FORWARD
+    rows: int = train["batch_size"] * train["grad_accum_steps"]
+    return rows * int(config["model"]["max_seq_len"])
+
+
+def _val(manifest: dict[str, Any]) -> float:
+    return float(manifest["val"]) if manifest else math.inf
+
+
+def _seconds(config: dict[str, Any], tokens: float, pace: Pace) -> float:
+    """Start and end, training steps, and evaluations, of which there is one at the end."""
+    if not math.isfinite(tokens):
+        return math.nan
+    steps = tokens / _step_tokens(config)
+    evaluations = math.ceil(steps / config["train"]["eval_every"] - 1e-9)
+    return pace.start + tokens * pace.token + evaluations * pace.evaluation

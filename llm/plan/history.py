@@ -4,7 +4,9 @@ import json
 import math
 import platform
 import statistics
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +17,24 @@ from llm.plan.memory import peak_memory
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 #: The first steps compile, allocate and fill caches.
 _WARM_UP = 3
+#: Where no run tells: from the start of a process to its first step, importing PyTorch; and a token
+#: of an evaluation, which runs forward only, in tokens of training.
+_START, _FORWARD = 6.0, 1 / 3
+#: How long a calibration took as a process, in seconds (`llm.plan.calibrate`).
+WALL = "wall.json"
 
 
 @dataclass(frozen=True)
 class Past:
-    """One run that is over, or has come some way."""
+    """One run that is over, or has come some way; seconds are None where it does not tell."""
 
     signature: str
     machine: str
     flops_per_token: float
-    seconds_per_token: float
+    seconds_per_token: float  # of training
+    evaluation: float | None  # seconds of one, with all that a run does at one
+    eval_tokens: float  # that it examined at most
+    start: float | None  # seconds of the process before the first step and after the last
     peak_memory: float | None
     formula: float  # what llm.plan.memory says of it
 
@@ -34,6 +44,16 @@ class Estimate:
     """`basis`: "measured" (the same model has run here), "scaled" from others, or "unknown"."""
 
     value: float
+    basis: str
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds of a token in training, of an evaluation, and of a process beside its steps."""
+
+    token: float
+    evaluation: float
+    start: float
     basis: str
 
 
@@ -54,19 +74,28 @@ class History:
         files = [file for folder in folders for file in sorted(folder.glob("*/run.json"))]
         self.past = [past for file in files if (past := _read(file)) is not None]
 
-    def seconds_per_token(self, mark: str, machine: str, flops_per_token: float) -> Estimate:
-        """Of training steps. Runs of other models are scaled by their operations: seconds are
-        affine in FLOPs, since every step has a part that does not depend on the size."""
+    def pace(self, mark: str, machine: str, flops_per_token: float, examined: float) -> Pace:
+        """How fast a job will be.
+
+        Runs of other models are scaled by their operations: seconds are affine in FLOPs, since
+        every step has a part that does not depend on the size.
+
+        Args:
+            examined: tokens of an evaluation
+        """
         here = [past for past in self.past if past.machine == machine]
-        same = [past.seconds_per_token for past in here if past.signature == mark]
+        same = [past for past in here if past.signature == mark][-5:]
+        start = _median((p.start for p in same), _median((p.start for p in here), _START))
         if same:
-            return Estimate(statistics.median(same[-5:]), "measured")
-        if not here:
-            return Estimate(math.nan, "unknown")
-        points: dict[str, tuple[float, float]] = {
-            past.signature: (past.flops_per_token, past.seconds_per_token) for past in here
-        }
-        return Estimate(_affine(list(points.values()), flops_per_token), "scaled")
+            token, basis = statistics.median(p.seconds_per_token for p in same), "measured"
+        elif here:
+            points = {p.signature: (p.flops_per_token, p.seconds_per_token) for p in here}
+            token, basis = _affine(list(points.values()), flops_per_token), "scaled"
+        else:
+            return Pace(math.nan, math.nan, start, "unknown")
+        ratio = _median((_forward(p, examined) for p in here), _FORWARD)
+        ratio = _median((_forward(p, examined) for p in same), ratio)
+        return Pace(token, examined * token * ratio, start, basis)
 
     def memory(self, mark: str, machine: str, formula: float) -> Estimate:
         """Peak bytes: measured, or the formula times what it was off by in other runs."""
@@ -83,6 +112,19 @@ def machine_name(facts: dict[str, Any]) -> str:
     """Host, device and precision of run.json, or of this machine and its facts."""
     host = facts.get("host", platform.node())
     return f"{host} {facts.get('device')} {facts.get('precision')}"
+
+
+def _forward(past: Past, available: float) -> float | None:
+    """Seconds of an examined token over those of a token in training."""
+    tokens = min(past.eval_tokens, available)
+    if past.evaluation is None or not tokens or not math.isfinite(tokens):
+        return None
+    return past.evaluation / tokens / past.seconds_per_token
+
+
+def _median(values: Iterable[float | None], otherwise: float) -> float:
+    known = [value for value in values if value is not None]
+    return statistics.median(known) if known else otherwise
 
 
 def _affine(points: list[tuple[float, float]], x: float) -> float:
@@ -112,16 +154,56 @@ def _read(file: Path) -> Past | None:
         if facts.get("processes", 1) != 1:
             return None
         config = yaml.load((file.parent / "config.yaml").read_text(), _LOADER)
-        lines = (file.parent / "perf.jsonl").read_text().splitlines()[_WARM_UP:]
-        rates = [json.loads(line)["perf/tokens_per_second"] for line in lines]
+        rows = list(map(json.loads, (file.parent / "perf.jsonl").read_text().splitlines()))
+        token, evaluation = _paces(rows)
         vocabulary = facts["vocab_size"]
         return Past(
             signature(config, vocabulary),
             machine_name(facts),
             facts["flops_per_token"],
-            1 / statistics.median(rates),
+            token,
+            evaluation,
+            config["train"]["eval_tokens"] or math.inf,
+            _start(file.parent, facts, rows, token, evaluation),
             facts.get("peak_memory"),
             peak_memory(config, facts["params_total"], vocabulary, facts["device"]),
         )
     except (OSError, ValueError, KeyError, statistics.StatisticsError, ZeroDivisionError):
         return None
+
+
+def _paces(rows: list[dict[str, Any]]) -> tuple[float, float | None]:
+    """Seconds of a token between two steps, and of an evaluation with what belongs to it.
+
+    A row is written when its step is over, and says when that was; its evaluation comes after that.
+    Of several evaluations the first is left out: it loads what draws the pictures.
+    """
+    plain, evaluations = [], []
+    for i, (before, row) in enumerate(pairwise(rows)):
+        seconds = row["perf/seconds"] - before["perf/seconds"]
+        tokens = row["tokens"] - before["tokens"]
+        if seconds <= 0 or tokens <= 0:  # taken again after a crash
+            continue
+        if "perf/evaluation" in before:
+            evaluations.append(seconds - tokens / row["perf/tokens_per_second"])
+        elif i >= _WARM_UP - 1:
+            plain.append(seconds / tokens)
+    if not plain:  # a run of a few steps
+        plain = [1 / row["perf/tokens_per_second"] for row in rows[_WARM_UP:]]
+    kept = evaluations[1:] or evaluations
+    return statistics.median(plain), statistics.median(kept) if kept else None
+
+
+def _start(
+    folder: Path,
+    facts: dict[str, Any],
+    rows: list[dict[str, Any]],
+    token: float,
+    evaluation: float | None,
+) -> float | None:
+    """Of a calibration: the seconds of its process beside steps and evaluations."""
+    if not (folder / WALL).exists() or evaluation is None:
+        return None
+    wall: float = json.loads((folder / WALL).read_bytes())
+    n_evaluations = sum("perf/evaluation" in row for row in rows)
+    return max(wall - facts["tokens"] * token - n_evaluations * evaluation, 0.0)

@@ -22,11 +22,18 @@ class Machines:
     def __init__(self, outputs: Path):
         self.file = outputs / ".machines" / f"{platform.node() or 'here'}.json"
         self._known: dict[str, Any] | None = None
+        self._facts: dict[str, dict[str, Any] | None] = {}
 
     def facts(self, node: dict[str, Any]) -> dict[str, Any] | None:
         """Device, precision, …; None where that device is not there."""
+        key = json.dumps(node, sort_keys=True)
+        if key not in self._facts:
+            self._facts[key] = self._found_out(node)
+        return self._facts[key]
+
+    def _found_out(self, node: dict[str, Any]) -> dict[str, Any] | None:
         from llm.config.instantiate import instantiate
-        from llm.plan.stand_in import Unknown
+        from llm.config.stand_in import Unknown
 
         try:
             told: dict[str, Any] = instantiate(node, "hardware").resolve().facts()

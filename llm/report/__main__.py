@@ -7,19 +7,19 @@ standard output is the page. `--out=FOLDER` puts it elsewhere.
 import sys
 from pathlib import Path
 
-from llm.plan import stand_in
+from llm.config import stand_in
 
 if "torch" not in sys.modules:
     stand_in.install()
 
 from llm.config.entry import guard
 from llm.config.errors import Refused
-from llm.plan.fairness import warnings
 from llm.report.collect import Collection, Result, collect
 from llm.report.figures import Artist, Picture, write_csv
 from llm.report.fits import isoflops_of, law_of
 from llm.report.leaderboard import Standing, standings
 from llm.report.page import Content, page, verdict
+from llm.runs.fairness import warnings
 
 
 def run(arguments: list[str]) -> int:
@@ -45,7 +45,7 @@ def write(found: Collection, folder: Path) -> Path:
     tokenizers = {str(result.recorded["tokenizer"]) for result in finished}
     metric = "val_bpb" if len(tokenizers) > 1 else "val_loss"
     rows = standings(results, metric)
-    artist = Artist(folder, results)
+    artist = Artist(folder, results, rows)
     drawn: list[Picture | None] = [
         artist.against_spending(),
         artist.against_size(),

@@ -9,7 +9,7 @@ import yaml
 
 from llm.config.errors import Refused
 from llm.config.schema import dataclass_of, locate, schema_of
-from llm.plan.fairness import Entry, flat
+from llm.runs.fairness import Entry, flat
 from llm.tracking.log import parse
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

@@ -2,7 +2,6 @@
 
 import csv
 import math
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,14 +11,27 @@ from typing import Any
 import numpy as np
 
 from llm.report.collect import Result
-from llm.report.leaderboard import by_arm
+from llm.report.leaderboard import Standing
+from llm.report.marks import (
+    COLORS,
+    MARKERS,
+    asymptote,
+    floor_line,
+    frontier,
+    legend,
+    log_axis,
+    number,
+    styles,
+    zoom,
+)
 from llm.report.scaling import Law, Parabola
+from llm.report.series import Series, over_experts, over_rates
 from llm.report.statistics import mean_interval
-from llm.tracking.curve import GREEN, GREY, STYLE
+from llm.tracking.curve import GREY, STYLE
+from llm.tracking.progress import brief
 
-#: Okabe and Ito's palette without black, which is for dense arms, and yellow, which is too light.
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-MARKERS = "osD^vPX"
+#: Inches of the widest figures.
+WIDE = 12.6
 #: Arms that are drawn with a curve of their own; more are told apart by nobody.
 MOST = 12
 
@@ -31,17 +43,24 @@ class Picture:
     name: str
     title: str
     words: str  # a caption in a sentence or two
+    width: float = WIDE  # inches
 
 
 class Artist:
-    """Draws into one folder; `floor` is the lowest loss that is possible, where it is known."""
+    """Draws into one folder; `floor` is the lowest loss that is possible, where it is known.
 
-    def __init__(self, folder: Path, results: list[Result]):
+    Args:
+        results: of all runs
+        rows: the leaderboard, whose order numbers the arms
+    """
+
+    def __init__(self, folder: Path, results: list[Result], rows: list[Standing]):
         self.folder, self.results = folder, [r for r in results if r.finished]
-        self.arms = by_arm(results)
+        self.arms = {row.label: row.results for row in rows}
+        self.numbers = {row.label: str(i) for i, row in enumerate(rows, start=1)}
         floors = {round(r.facts["floor"], 6) for r in self.results if r.facts.get("floor")}
         self.floor = floors.pop() if len(floors) == 1 else None
-        self.styles = _styles(self.arms)
+        self.styles = styles(self.arms)
 
     def against_spending(self) -> Picture | None:
         """Loss against what was spent under way: tokens, active FLOPs, wall time."""
@@ -52,25 +71,30 @@ class Artist:
             ("flops", "active FLOPs", lambda r, p: p.tokens * r.facts["flops_per_token"]),
             ("seconds", "wall time (s)", lambda r, p: p.seconds),
         ]
-        shown = list(self.arms.items())[:MOST]
         rows: list[Sequence[Any]] = []
-        with self._figure("spending", 3, 3.9) as axes:
+        with self._figure("spending", 3, 4.2) as axes:
             for ax, (name, label, amount) in zip(axes, kinds, strict=True):
-                for arm, runs in shown:
+                ends = []
+                for i, (arm, runs) in enumerate(self.arms.items()):
                     curve = _mean_curve(runs, amount)
                     rows += [(arm, name, x, y, n) for x, y, n in curve]
+                    if i >= MOST or not curve:
+                        continue
                     xs, ys = [x for x, _, _ in curve], [y for _, y, _ in curve]
-                    ax.plot(xs, ys, label=arm, **self.styles[arm], markersize=0)
-                ax.set_xscale("log")
-                ax.set_xlabel(label)
-                self._floor_line(ax)
-                _zoom(ax, self.floor)
-            axes[0].set_ylabel("validation loss (nats)")
-            _legend(axes[0].figure, axes[0])
+                    every = max(1, len(xs) // 5)
+                    style = {**self.styles[arm], "markersize": 4, "markevery": (i % every, every)}
+                    ax.plot(xs, ys, label=self._name(arm), **style)
+                    ends.append((xs[-1], ys[-1], self.numbers[arm], self.styles[arm]["color"]))
+                log_axis(ax, label)
+                deep = zoom(ax, self.floor)
+                number(ax, ends)
+            axes[0].set_ylabel("validation loss (nats a token)")
+            legend(axes[0].figure, axes[0])
         self._csv("spending", ("arm", "axis", "amount", "val_loss", "seeds"), rows)
-        words = "Means over seeds at each evaluation; dense arms black to grey and dashed."
+        words = "Means over seeds at each evaluation; dense arms black to grey and dashed. "
+        words += "Numbers are places on the leaderboard." + self._beneath(deep)
         if len(self.arms) > MOST:
-            words += f" The first {MOST} of {len(self.arms)} arms; the CSV has the rest as well."
+            words += f" The best {MOST} of {len(self.arms)} arms; the CSV has the rest as well."
         return Picture("spending", "Loss against what was spent", words)
 
     def against_size(self) -> Picture | None:
@@ -84,66 +108,54 @@ class Artist:
             ("seconds", "wall time (s)", lambda r: r.facts["seconds"]),
         ]
         rows: list[Sequence[Any]] = []
-        with self._figure("size", 4, 3.3) as axes:
+        with self._figure("size", 4, 3.6) as axes:
             for ax, (name, label, amount) in zip(axes, kinds, strict=True):
-                dense = []
+                dense, places = [], []
                 for arm, runs in self.arms.items():
                     x = float(np.mean([amount(run) for run in runs]))
                     mean = mean_interval([run.loss for run in runs])
                     rows.append((arm, name, x, mean.mean, mean.half, mean.n))
-                    style = {**self.styles[arm], "linestyle": "none"}
+                    style = {**self.styles[arm], "linestyle": "none", "markersize": 5}
                     error = [[mean.half], [mean.half]] if mean.half is not None else None
-                    ax.errorbar(x, mean.mean, error, label=arm, capsize=2, **style)
+                    ax.errorbar(x, mean.mean, error, label=self._name(arm), capsize=2, **style)
+                    places.append((x, mean.mean, self.numbers[arm], self.styles[arm]["color"]))
                     if runs[0].is_dense:
                         dense.append((x, mean.mean))
                 if len(dense) > 1:
-                    xs, ys = _frontier(dense)
-                    ax.plot(xs, ys, color="black", linestyle="--", linewidth=1, zorder=0)
-                ax.set_xscale("log")
-                ax.set_xlabel(label)
-                self._floor_line(ax)
-            axes[0].set_ylabel("validation loss (nats)")
+                    xs, ys = frontier(dense)
+                    ax.plot(xs, ys, color="black", linestyle="--", linewidth=0.8, zorder=0)
+                ax.margins(x=0.12)
+                log_axis(ax, label)
+                deep = self._floor_line(ax, [mean for _, mean, *_ in places])
+                number(ax, places)
+            axes[0].set_ylabel("validation loss (nats a token)")
             if len(self.arms) <= MOST:
-                _legend(axes[0].figure, axes[0])
+                legend(axes[0].figure, axes[0])
         self._csv("size", ("arm", "axis", "amount", "val_loss", "half_interval", "seeds"), rows)
-        words = "Each point an arm, its bar the 95% interval over seeds. Dense arms are grey; "
-        words += "dashed: the best of them so far, going right."
+        words = "Each point an arm with its place on the leaderboard, its bar the 95% interval over"
+        words += (
+            " seeds. Dense arms are black to grey; dashed: the best of them so far, going right."
+            + self._beneath(deep)
+        )
         return Picture("size", "Loss against what the model is", words)
 
     def against_experts(self) -> Picture | None:
         """Loss against the number of experts, a line for each size of model."""
-        sparse = [r for r in self.results if not r.is_dense]
-        if len({r.config["moe"]["n_experts"] for r in sparse}) < 2:
-            return None
-        lines: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
-        for result in self.results:
-            model = result.config["model"]
-            size = f"{model['d_model']} wide, {model['n_layers']} layers"
-            lines[size][result.config["moe"].get("n_experts", 1)].append(result.loss)
         return self._lines(
             "experts",
             "Loss against the number of experts",
-            lines,
+            over_experts(self.results),
             "experts (1: dense)",
             2,
-            "Means and 95% intervals over all runs with so many experts, a line for each size.",
+            "Means and 95% intervals over seeds; the runs of a line are equal in everything else.",
         )
 
     def against_lr(self) -> Picture | None:
         """Loss against the learning rate, a line for each arm but for its rate."""
-        rates = [r.config["optimizer"].get("lr") for r in self.results]
-        if len({rate for rate in rates if isinstance(rate, float)}) < 2:
-            return None
-        lines: dict[str, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
-        for result in self.results:
-            rate = result.config["optimizer"].get("lr")
-            if isinstance(rate, float):
-                words = [word for word in result.label.split() if not word.startswith("lr=")]
-                lines[" ".join(words) or "all"][rate].append(result.loss)
         return self._lines(
             "learning_rate",
             "Sensitivity to the learning rate",
-            lines,
+            over_rates(self.results),
             "peak learning rate",
             10,
             "Means and 95% intervals over seeds; runs that diverged are not in it but in the list.",
@@ -151,30 +163,38 @@ class Artist:
 
     def balance(self) -> Picture | None:
         """How evenly tokens are spread over experts at the end, and how many are dropped."""
-        rows: list[Sequence[Any]] = []
+        rows: list[tuple[str, float, float | None, int]] = []
         for arm, runs in self.arms.items():
             imbalance = [r.last["moe/max_over_mean"] for r in runs if "moe/max_over_mean" in r.last]
             if imbalance:
                 dropped = [value for r in runs for value in [_dropped(r.last)] if value is not None]
-                share = sum(dropped) / len(dropped) if dropped else 0.0
+                share = sum(dropped) / len(dropped) if dropped else None
                 rows.append((arm, sum(imbalance) / len(imbalance), share, len(runs)))
         if not rows:
             return None
-        names = [row[0] for row in rows][::-1]
+        drops = any(row[2] for row in rows)
+        names = [self._name(row[0]) for row in rows][::-1]
         height = 1.1 + 0.28 * len(rows)
-        with self._figure("balance", 2, height, width=9.6) as axes:
+        width = 7.2 + 4.2 * drops
+        with self._figure("balance", 1 + drops, height, width) as axes:
             axes[0].barh(names, [row[1] for row in rows][::-1], color=COLORS[0], height=0.6)
             axes[0].axvline(1.0, color=GREY, linewidth=1)
-            axes[0].set_xlabel("load of the busiest expert over the mean (1: even)")
-            axes[1].barh(names, [100 * row[2] for row in rows][::-1], color=COLORS[1], height=0.6)
-            axes[1].set_xlabel("dropped (% of tokens)")
-            axes[1].set_xlim(0, max(1.0, *(110 * row[2] for row in rows)))
-            axes[1].set_yticklabels([])
+            axes[0].set_xlabel("busiest expert's load / mean")
+            if drops:
+                shares = [100 * (row[2] or 0.0) for row in rows][::-1]
+                axes[1].barh(names, shares, color=COLORS[1], height=0.6)
+                axes[1].set_xlabel("dropped (% of tokens)")
+                axes[1].set_xlim(0, max(1.0, 1.1 * max(shares)))
+                axes[1].set_yticklabels([])
             for ax in axes:
                 ax.grid(axis="x")
                 ax.grid(visible=False, axis="y")
+                ax.tick_params(axis="y", labelsize=8)
         self._csv("balance", ("arm", "max_over_mean", "dropped", "seeds"), rows)
-        return Picture("balance", "Balance of the experts", "At the last evaluation of each run.")
+        words = "At the last evaluation of each run, over seeds. A load of 1 is an even one."
+        if not drops:
+            words += " No token is dropped."
+        return Picture("balance", "Balance of the experts", words, width)
 
     def law(self, law: Law, n: np.ndarray, d: np.ndarray, loss: np.ndarray, name: str) -> Picture:
         """The fitted law over the runs that it is fitted to, dashed where it is extrapolated."""
@@ -182,36 +202,29 @@ class Artist:
         with self._figure("scaling", 2, 4.0, width=10.4) as axes:
             for i, size in enumerate(sorted(set(n))):
                 chosen = n == size
-                color = COLORS[i % len(COLORS)]
-                axes[0].plot(d[chosen], loss[chosen], MARKERS[0], color=color, markersize=4)
+                style = {"color": COLORS[i % len(COLORS)], "marker": MARKERS[i % len(MARKERS)]}
+                points = {**style, "markersize": 4, "linestyle": "none"}
+                axes[0].plot(d[chosen], loss[chosen], label=brief(size), **points)
                 inside = np.geomspace(d[chosen].min(), d[chosen].max(), 60)
                 beyond = np.geomspace(d[chosen].max(), 10 * d.max(), 60)
-                axes[0].plot(inside, law(size, inside), color=color, label=f"{size / 1e6:.3g}M")
+                color = style["color"]
+                axes[0].plot(inside, law(size, inside), color=color)
                 axes[0].plot(beyond, law(size, beyond), color=color, linestyle=":", linewidth=1)
-            axes[0].axhline(law.E, color=GREY, linewidth=1.2)
-            axes[0].annotate(
-                f"E = {law.E:.3f}",
-                (0.99, law.E),
-                xycoords=("axes fraction", "data"),
-                ha="right",
-                va="bottom",
-                color=GREY,
-            )
-            axes[0].set_xscale("log")
-            axes[0].set_xlabel("tokens")
-            axes[0].set_ylabel("validation loss (nats)")
-            axes[0].legend(title=name, fontsize=8)
-            self._floor_line(axes[0])
-            fitted = np.asarray(law(n, d))
-            axes[1].plot(fitted, 1000 * (loss - fitted), MARKERS[0], color=COLORS[0], markersize=4)
+                fitted = np.asarray(law(n[chosen], d[chosen]))
+                axes[1].plot(fitted, 1000 * (loss[chosen] - fitted), **points)
+            log_axis(axes[0], "tokens")
+            axes[0].set_ylabel("validation loss (nats a token)")
+            axes[0].legend(title=name, fontsize=8, title_fontsize=8)
+            floor_line(axes[0], self.floor, 0.0, math.inf)
+            asymptote(axes[0], law.E, self.floor)
+            axes[0].margins(y=0.08)
             axes[1].axhline(0, color=GREY, linewidth=1)
-            axes[1].set_xlabel("fitted loss (nats)")
+            axes[1].set_xlabel("fitted loss (nats a token)")
             axes[1].set_ylabel("residual (thousandths of a nat)")
         self._csv("scaling", ("parameters", "tokens", "val_loss", "fitted"), rows)
-        words = (
-            "Lines: the fit; dotted: extrapolated beyond what was trained. Right: what it misses."
-        )
-        return Picture("scaling", "Scaling law", words)
+        words = "Lines: the fit; dotted: extrapolated beyond what was trained. "
+        words += "Right: what it misses, in the same marks."
+        return Picture("scaling", "Scaling law", words, 10.4)
 
     def isoflops(self, groups: list[tuple[Parabola, np.ndarray, np.ndarray]], name: str) -> Picture:
         """Loss against size at equal compute, with the parabolas' minima."""
@@ -219,48 +232,43 @@ class Artist:
         with self._figure("isoflop", 1, 4.0, width=6.4) as axes:
             for i, (curve, n, loss) in enumerate(groups):
                 color = COLORS[i % len(COLORS)]
-                axes[0].plot(n, loss, MARKERS[0], color=color, markersize=4)
+                label = f"{brief(curve.flops)} FLOPs"
+                points = {"color": color, "marker": MARKERS[i % len(MARKERS)], "markersize": 4}
+                axes[0].plot(n, loss, linestyle="none", label=label, **points)
                 low, high = min(n.min(), curve.n_best), max(n.max(), curve.n_best)
                 xs = np.geomspace(low, high, 80)
                 ys = np.polyval(curve.coefficients, np.log(xs))
                 inside = (xs >= n.min()) & (xs <= n.max())
-                label = f"{curve.flops:.2g} FLOPs"
-                axes[0].plot(xs[inside], ys[inside], color=color, label=label)
+                axes[0].plot(xs[inside], ys[inside], color=color)
                 axes[0].plot(xs[~inside], ys[~inside], color=color, linestyle=":")
                 marker = "*" if curve.inside else "x"
                 axes[0].plot(curve.n_best, curve.loss_best, marker, color=color, markersize=11)
                 rows += [(curve.flops, x, y) for x, y in zip(n, loss, strict=True)]
-            axes[0].set_xscale("log")
-            axes[0].set_xlabel(name)
-            axes[0].set_ylabel("validation loss (nats)")
+            log_axis(axes[0], name)
+            axes[0].set_ylabel("validation loss (nats a token)")
             axes[0].legend(fontsize=8)
-            self._floor_line(axes[0])
+            self._floor_line(axes[0], [x for _, _, losses in groups for x in losses])
         self._csv("isoflop", ("flops", "parameters", "val_loss"), rows)
         words = "★ the best size at that compute; × one that lies outside the sizes trained."
-        return Picture("isoflop", "Loss at equal compute", words)
+        return Picture("isoflop", "Loss at equal compute", words, 6.4)
 
     def _lines(
-        self,
-        name: str,
-        title: str,
-        lines: dict[str, dict[Any, list[float]]],
-        label: str,
-        base: int,
-        words: str,
-    ) -> Picture:
+        self, name: str, title: str, lines: Series, label: str, base: int, words: str
+    ) -> Picture | None:
+        """A line for each entry, None where there is none."""
+        if not lines:
+            return None
         rows: list[Sequence[Any]] = []
         with self._figure(name, 1, 4.0, width=6.4) as axes:
             for i, (line, values) in enumerate(lines.items()):
                 xs = sorted(values)
                 means = [mean_interval(values[x]) for x in xs]
                 rows += [(line, x, m.mean, m.half, m.n) for x, m in zip(xs, means, strict=True)]
-                color = COLORS[i % len(COLORS)]
-                ys = [m.mean for m in means]
                 axes[0].errorbar(
                     xs,
-                    ys,
+                    [m.mean for m in means],
                     [m.half or 0.0 for m in means],
-                    color=color,
+                    color=COLORS[i % len(COLORS)],
                     label=line,
                     capsize=3,
                     marker=MARKERS[i % len(MARKERS)],
@@ -268,19 +276,34 @@ class Artist:
                     linewidth=1.4,
                 )
             axes[0].set_xscale("log", base=base)
-            if base == 2:
-                ticks = sorted({x for values in lines.values() for x in values})
-                axes[0].set_xticks(ticks, [str(x) for x in ticks])
+            ticks = sorted({x for values in lines.values() for x in values})
+            if base == 2 or len(ticks) < 7:
+                axes[0].set_xticks(ticks, [f"{x:g}" for x in ticks])
+                axes[0].minorticks_off()
             axes[0].set_xlabel(label)
-            axes[0].set_ylabel("validation loss (nats)")
-            self._floor_line(axes[0])
+            axes[0].set_ylabel("validation loss (nats a token)")
+            losses = [x for values in lines.values() for found in values.values() for x in found]
+            words += self._beneath(self._floor_line(axes[0], losses))
             if len(lines) <= MOST:
-                axes[0].legend(fontsize=8)
+                legend(axes[0].figure, axes[0])
         self._csv(name, ("line", label, "val_loss", "half_interval", "runs"), rows)
-        return Picture(name, title, words)
+        if len(lines) == 1:
+            words = f"{words} Of {next(iter(lines))}."
+        return Picture(name, title, words, 6.4)
+
+    def _floor_line(self, ax: Any, losses: Sequence[float]) -> bool:
+        return floor_line(ax, self.floor, min(losses), max(losses))
+
+    def _beneath(self, drawn: bool) -> str:
+        """A sentence for a floor that lies below a picture."""
+        outside = self.floor is not None and not drawn
+        return f" The known floor, {self.floor:.4f}, lies below the picture." if outside else ""
+
+    def _name(self, arm: str) -> str:
+        return f"{self.numbers[arm]}  {arm}"
 
     @contextmanager
-    def _figure(self, name: str, n: int, height: float, width: float = 12.6) -> Iterator[Any]:
+    def _figure(self, name: str, n: int, height: float, width: float = WIDE) -> Iterator[Any]:
         from matplotlib import rc_context
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -293,11 +316,7 @@ class Artist:
                 ax.grid(axis="y")
             yield axes
             file = self.folder / f"{name}.png"
-            figure.savefig(file, dpi=150, facecolor="white", metadata={"Software": None})
-
-    def _floor_line(self, ax: Any) -> None:
-        if self.floor is not None:
-            ax.axhline(self.floor, color=GREEN, linewidth=1.2, linestyle=(0, (5, 3)), zorder=0)
+            figure.savefig(file, dpi=200, facecolor="white", metadata={"Software": None})
 
     def _csv(self, name: str, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         write_csv(self.folder / f"{name}.csv", head, rows)
@@ -309,34 +328,6 @@ def write_csv(path: Path, head: Sequence[str], rows: Iterable[Sequence[Any]]) ->
         writer = csv.writer(file)
         writer.writerow(head)
         writer.writerows(["" if v is None else v for v in row] for row in rows)
-
-
-def _styles(arms: dict[str, list[Result]]) -> dict[str, dict[str, Any]]:
-    """Dense arms dashed, from black to grey; others coloured."""
-    found: dict[str, dict[str, Any]] = {}
-    n_dense = sum(runs[0].is_dense for runs in arms.values())
-    dense = sparse = 0
-    for arm, runs in arms.items():
-        if runs[0].is_dense:
-            grey = 0.65 * dense / max(n_dense - 1, 1)
-            color: Any = (grey, grey, grey)
-            marker, line = MARKERS[dense % len(MARKERS)], "--"
-            dense += 1
-        else:
-            color, line = COLORS[sparse % len(COLORS)], "-"
-            marker = MARKERS[sparse // len(COLORS) % len(MARKERS)]
-            sparse += 1
-        found[arm] = {"color": color, "linestyle": line, "linewidth": 1.4, "marker": marker}
-    return found
-
-
-def _frontier(points: list[tuple[float, float]]) -> tuple[list[float], list[float]]:
-    """The lowest loss up to each amount, as steps between the points that lower it."""
-    kept: list[tuple[float, float]] = []
-    for x, y in sorted(points):
-        if not kept or y < kept[-1][1]:
-            kept.append((x, y))
-    return [x for x, _ in kept], [y for _, y in kept]
 
 
 def _mean_curve(
@@ -352,26 +343,6 @@ def _mean_curve(
             loss = sum(run.points[i].loss for run in runs) / len(runs)
             found.append((sum(known) / len(known), loss, len(runs)))
     return found
-
-
-def _zoom(ax: Any, floor: float | None) -> None:
-    """Leave out the first fall, which would flatten all differences."""
-    ends = [line.get_ydata()[-1] for line in ax.lines if len(line.get_ydata()) > 2]
-    every = [y for line in ax.lines if len(line.get_ydata()) > 2 for y in line.get_ydata()]
-    if not ends:
-        return
-    low = min([*ends, floor] if floor is not None else ends)
-    reach = max(ends) - low
-    high = min(max(every), max(ends) + 1.5 * reach + 0.05 * abs(low))
-    if math.isfinite(high) and high > low:
-        ax.set_ylim(low - 0.06 * (high - low), high)
-
-
-def _legend(figure: Any, ax: Any) -> None:
-    handles, labels = ax.get_legend_handles_labels()
-    if len(labels) > 1:
-        columns = max(1, min(4, len(labels), 170 // (8 + max(map(len, labels)))))
-        figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=8)
 
 
 def _dropped(row: dict[str, Any]) -> float | None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from llm.report.collect import Result
 from llm.report.statistics import Comparison, Mean, compare, mean_interval
+from llm.runs.fairness import flat
 
 
 @dataclass
@@ -79,8 +80,6 @@ def _size(result: Result) -> tuple[object, object]:
 
 
 def _likeness(one: Result, other: Result) -> int:
-    from llm.plan.fairness import flat
-
     a, b = flat(one.recorded), flat(other.recorded)
     return sum(a[key] == b[key] for key in a.keys() & b.keys())
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
 
-from llm.report.figures import Picture
+from llm.report.figures import WIDE, Picture
 from llm.report.fits import Fit
 from llm.report.leaderboard import Standing
 from llm.report.scaling import Parabola
@@ -23,9 +23,10 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; width: 10
 th { border-bottom: 1px solid var(--ink); font-weight: 600; text-align: right; }
 td { border-bottom: 1px solid var(--line); text-align: right; vertical-align: top; }
 th, td { padding: .32rem .6rem; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; padding-left: 0; white-space: normal; }
-td.text { text-align: left; white-space: normal; overflow-wrap: anywhere; }
-tr.dense td:first-child { font-style: italic; }
+th:first-child, td:first-child { padding-left: 0; }
+td:nth-child(2) { text-align: left; white-space: normal; }
+td.text, th.text { text-align: left; white-space: normal; overflow-wrap: anywhere; }
+tr.dense td:nth-child(2) { font-style: italic; }
 .better { color: var(--good); } .worse { color: var(--bad); } .unresolved { color: var(--soft); }
 figure { margin: .6rem 0 0; } img { max-width: 100%; height: auto; }
 figcaption { font-size: .9rem; }
@@ -78,19 +79,23 @@ def page(content: Content) -> str:
     )
 
 
-def verdict(row: Standing) -> str:
-    """ "better by 0.012 ± 0.004 than moe=dense (p = 0.01)", in words for people."""
-    told = row.comparison
-    if told is None or row.against is None:
+def verdict(row: Standing, other: str | None = None) -> str:
+    """ "better by 0.012 ± 0.004 than moe=dense (p = 0.01)", in words for people.
+
+    Args:
+        other: what to call the arm that it is compared with, None for its label
+    """
+    told, other = row.comparison, other or row.against
+    if told is None or other is None:
         return "the best"
     if told.difference is None:
-        return f"has no seed in common with {row.against}"
+        return f"has no seed in common with {other}"
     half = told.difference.half
     amount = f"{abs(told.difference.mean):.4f}" + (f" ± {half:.4f}" if half is not None else "")
     if told.verdict != "unresolved":
-        return f"{told.verdict} by {amount} than {row.against} (p = {told.p:.2g})"
+        return f"{told.verdict} by {amount} than {other} ({_p(told.p)})"
     side = "lower" if told.difference.mean < 0 else "higher"
-    text = f"unresolved: {amount} {side} than {row.against}"
+    text = f"unresolved: {amount} {side} than {other}"
     if told.seeds_needed is not None:
         return f"{text}; {told.seeds_needed} seeds would resolve that"
     if told.p is None:
@@ -98,28 +103,38 @@ def verdict(row: Standing) -> str:
     return text
 
 
+def _p(value: float | None) -> str:
+    return "p < 0.0001" if value is not None and value < 1e-4 else f"p = {value:.2g}"
+
+
+_LEFT = ' class="text"'
+
+
 def _leaderboard(content: Content) -> str:
     if not content.standings:
         return "<h2>Leaderboard</h2>\n<p>No run is finished yet.</p>"
     with_excess = any(row.excess for row in content.standings)
-    head = ["", content.metric, "± 95%", "seeds", *["excess"] * with_excess, "verdict"]
+    head = ["#", "", content.metric, "± 95%", "seeds", *["excess"] * with_excess, "verdict"]
     head += ["active", "total", "FLOPs", "tokens", "time"]
+    numbers = {row.label: f"#{i}" for i, row in enumerate(content.standings, start=1)}
     rows = []
-    for row in content.standings:
+    for number, row in enumerate(content.standings, start=1):
         kind = row.comparison.verdict if row.comparison else "better"
         half = f"{row.loss.half:.4f}" if row.loss.half is not None else "–"
         cells = [
-            f"<td>{escape(row.label)}</td>",
+            f"<td>{number}</td><td>{escape(row.label)}</td>",
             f"<td>{row.loss.mean:.4f}</td><td>{half}</td><td>{row.loss.n}</td>",
             f"<td>{row.excess.mean:.4f}</td>" if row.excess else "<td></td>" * with_excess,
-            f'<td class="text {kind}">{escape(verdict(row))}</td>',
+            f'<td class="text {kind}">{escape(verdict(row, numbers.get(row.against or "")))}</td>',
             f"<td>{brief(row.mean('params_active'))}</td><td>{brief(row.mean('params_total'))}</td>",
             f"<td>{brief(sum(r.flops for r in row.results) / row.loss.n)}</td>",
             f"<td>{brief(row.mean('tokens'))}</td><td>{clock(row.mean('seconds'))}</td>",
         ]
         marked = ' class="dense"' if row.first.is_dense else ""
         rows.append(f"<tr{marked}>{''.join(cells)}</tr>")
-    columns = "".join(f"<th>{escape(name)}</th>" for name in head)
+    columns = "".join(
+        f"<th{_LEFT if name == 'verdict' else ''}>{escape(name)}</th>" for name in head
+    )
     words = (
         "Means over seeds with Student's 95% intervals. Verdicts are paired tests by seed at 5%, "
         "against the dense arm of the same size where there is one, else against the best arm; "
@@ -179,7 +194,8 @@ def _figure(picture: Picture | None, heading: bool = True) -> str:
         return ""
     title = f"<h2>{escape(picture.title)}</h2>\n" if heading else ""
     return (
-        f'{title}<figure><img src="{picture.name}.png" alt="{escape(picture.title)}">'
+        f'{title}<figure><img src="{picture.name}.png" alt="{escape(picture.title)}" '
+        f'style="width: {picture.width / WIDE:.0%}">'
         f'<figcaption>{escape(picture.words)} <a href="{picture.name}.csv">CSV</a></figcaption>'
         "</figure>"
     )

@@ -84,20 +84,18 @@ def claim(
     Raises:
         Refused: another process holds it (and `wait` is false), or other code made it
     """
-    locks = root / ".locks"
-    locks.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(locks / run_id)
+    (root / ".locks").mkdir(parents=True, exist_ok=True)
+    lock = FileLock(_lock_file(root, run_id))
     try:
         lock.acquire(timeout=0)
     except Timeout:
+        held = folder_of(root, run_id)
         if not wait:
-            raise Refused(
-                f"{root / run_id} is being trained by another process; wait for it"
-            ) from None
-        print(f"waiting for {root / run_id}, which another process trains", file=sys.stderr)
+            raise Refused(f"{held} is being trained by another process; wait for it") from None
+        print(f"waiting for {held}, which another process trains", file=sys.stderr)
         lock.acquire(poll_interval=0.25)
         existing = "resume"  # what the other one has just made is not moved aside
-    folder = root / run_id
+    folder = folder_of(root, run_id)
     known = read_facts(folder)
     if known is not None and existing == "restart":
         _move_aside(folder)
@@ -120,6 +118,26 @@ def claim(
             changes = [*known.get("code_hashes", [known["code_hash"]]), facts["code_hash"]]
             known = {**known, "code_hash": facts["code_hash"], "code_hashes": changes}
     return Run(folder, known, lock)
+
+
+def folder_of(root: Path, run_id: str) -> Path:
+    """Where the run of this identity lies, or will.
+
+    The last part of an id is its hash and says which run it is. The words before it are those of
+    the line that came first: `model=tiny` and another model with every value of it are one run.
+    """
+    folder = root / run_id
+    if folder.exists():
+        return folder
+    return next(root.glob(f"*-{_hash_of(run_id)}"), folder)
+
+
+def _hash_of(run_id: str) -> str:
+    return run_id.rpartition("-")[2]
+
+
+def _lock_file(root: Path, run_id: str) -> Path:
+    return root / ".locks" / _hash_of(run_id)
 
 
 def read_facts(folder: Path) -> dict[str, Any] | None:
@@ -152,7 +170,7 @@ def find_run(typed: str, outputs: Path) -> tuple[Path, Literal["best", "last"]]:
 def mark_pruned(folder: Path, reason: str) -> None:
     """Let run.json say that its sweep stopped this run as hopeless, unless it is finished or
     somebody trains it. It goes on like an interrupted one where it is trained again."""
-    lock = FileLock(folder.parent / ".locks" / folder.name)
+    lock = FileLock(_lock_file(folder.parent, folder.name))
     with suppress(Timeout, OSError), lock.acquire(timeout=0):
         facts = read_facts(folder)
         if facts is not None and facts["state"] != "finished":
@@ -161,7 +179,7 @@ def mark_pruned(folder: Path, reason: str) -> None:
 
 def is_alive(folder: Path) -> bool:
     """Whether some process holds the claim on this run."""
-    path = folder.parent / ".locks" / folder.name
+    path = _lock_file(folder.parent, folder.name)
     if not path.exists():
         return False
     lock = FileLock(path)

@@ -2,6 +2,7 @@
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,20 @@ from typing import Any
 def write_atomically(path: Path, content: bytes) -> None:
     """Replace `path`: temporary name, sync, rename, sync of the folder.
 
-    The name is this process's own, since several may replace one file.
+    The name is this process's own, since several may replace one file. Where the disk refuses,
+    nothing is left of it.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
     sync_folder(path.parent)
 
 

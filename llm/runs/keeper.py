@@ -44,7 +44,16 @@ class Keeper:
         """
         self.settle()
         self._what = f"checkpoint at step {step}" if state else f"copy of the best, of step {step}"
-        self._written = self._thread.submit(self._write, step, content, state, best)
+
+        def write() -> None:
+            if best is not None:
+                checkpoint.write(self.run.best, step, Snapshot(content.model, None), best)
+                checkpoint.prune(self.run.best, 1)
+            if state is not None:
+                checkpoint.write(self.run.checkpoints, step, content, state)
+                checkpoint.prune(self.run.checkpoints, _NEWEST, self.regular, self.every)
+
+        self._written = self._thread.submit(write)
 
     def look(self) -> None:
         """Tell of a write that has failed meanwhile; costs nothing."""
@@ -70,20 +79,6 @@ class Keeper:
     def close(self) -> None:
         self.settle()
         self._thread.shutdown()
-
-    def _write(
-        self,
-        step: int,
-        content: Snapshot,
-        state: dict[str, Any] | None,
-        best: dict[str, Any] | None,
-    ) -> None:
-        if best is not None:
-            checkpoint.write(self.run.best, step, Snapshot(content.model, None), best)
-            checkpoint.prune(self.run.best, 1)
-        if state is not None:
-            checkpoint.write(self.run.checkpoints, step, content, state)
-            checkpoint.prune(self.run.checkpoints, _NEWEST, self.regular, self.every)
 
 
 def last_good(run: Run) -> str:

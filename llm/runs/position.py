@@ -35,9 +35,8 @@ class Position:
         del state["step"]
         return state
 
-    @classmethod
-    def of(cls, step: int, state: dict[str, Any]) -> "Position":
-        """From a checkpoint, also one of a version that knew less."""
-        known = {f.name: state[f.name] for f in fields(cls) if f.name in state}
+    def restore(self, step: int, state: dict[str, Any]) -> None:
+        """Stand where a checkpoint says, also one of a version that knew less."""
+        known = {f.name: state[f.name] for f in fields(self) if f.name in state}
         known["best"] = math.inf if known.get("best") is None else known["best"]
-        return cls(**{**known, "step": step})
+        vars(self).update(vars(Position(**{**known, "step": step})))

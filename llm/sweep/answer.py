@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from llm.config.errors import Refused
 from llm.config.instantiate import instantiate
 from llm.config.validate import Validated
+from llm.runs.directory import folder_of
 from llm.runs.identity import identify
 
 
@@ -28,6 +29,7 @@ class Answers:
     def __init__(self, machine_facts: Callable[[dict[str, Any]], dict[str, Any] | None]):
         self.machine_facts = machine_facts
         self._data: dict[str, Data | None] = {}
+        self._ids: dict[tuple[str, str], str] = {}
 
     def run_id(self, validated: Validated) -> str | None:
         """The id, None where only the job itself can find out.
@@ -41,7 +43,13 @@ class Answers:
         facts = self.machine_facts(validated.config["hardware"])
         if data is None or facts is None:
             return None
-        return identify(validated.chosen, validated.identity, facts, data.fingerprint)[0]
+        name, _ = identify(validated.chosen, validated.identity, facts, data.fingerprint)
+        outputs = validated.config["outputs"]
+        key = outputs, name.rpartition("-")[2]
+        if key not in self._ids:
+            # Two spellings of one config, of which neither has run: the first names both.
+            self._ids[key] = folder_of(Path(outputs) / "runs", name).name
+        return self._ids[key]
 
     def data(self, validated: Validated) -> Data | None:
         """Reads the text where the corpus is the user's own and was not read before."""

@@ -4,16 +4,20 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import MISSING
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from llm.config import space
-from llm.config.choices import Choices
+from llm.config.choices import Choices, leaves
 from llm.config.compose import plain
 from llm.config.errors import Failed, Interrupted
 from llm.config.jobs import Jobs
+from llm.config.outcome import SweepJob
 from llm.config.overrides import read
 from llm.runs.identity import config_hash
 from tests.toy import TOY
@@ -63,6 +67,55 @@ def test_order_and_spelling_make_no_other_experiment(type_line, line):
     plain = type_line.accepted("moe=topk", "moe.n_experts=8", "optimizer.lr=1e-3")
     other = type_line.accepted(*line.split())
     assert config_hash(plain.validated.identity) == config_hash(other.validated.identity)
+
+
+def test_values_typed_one_by_one_are_the_option_that_has_them(type_line):
+    tiny, nano = type_line.accepted("model=tiny"), type_line.accepted("model=nano")
+    other = dict(leaves(nano.config["model"], "model"))
+    typed = [
+        f"{key}={'null' if value is None else str(value).lower()}"
+        for key, value in leaves(tiny.config["model"], "model")
+        if other.get(key, MISSING) != value
+    ]
+    assert typed
+    same = type_line.accepted("model=nano", *typed)
+    assert config_hash(same.validated.identity) == config_hash(tiny.validated.identity)
+
+
+#: Spellings of one value; None leaves out what is the default.
+SPELLINGS: list[list[str | None]] = [
+    ["optimizer.lr=1e-3", "optimizer.lr=0.001", "++optimizer.lr=1.0E-03", "optimizer.lr=10e-4"],
+    ["moe=topk", "+moe=topk", None],
+    ["moe.n_experts=8", "moe.n_experts=8.0", "+moe.n_experts=8"],
+    ["train.budget=1200steps", "train.budget='1200steps'", 'train.budget="1200steps"', None],
+    ["model.n_kv_heads=null", "model.n_kv_heads=NULL", None],
+    ["train.overfit=false", "train.overfit=False", None],
+    ["hardware.threads=1", "hardware.threads=2", None],  # says how, not what
+    ["seed=0", None],
+]
+
+
+@pytest.mark.slow
+@settings(max_examples=60)
+@given(data=st.data())
+def test_no_order_and_no_spelling_makes_another_experiment(data):
+    spelt = [data.draw(st.sampled_from(spellings)) for spellings in SPELLINGS]
+    line = data.draw(st.permutations([word for word in spelt if word is not None]))
+    first = [spellings[0] for spellings in SPELLINGS]
+    assert identity(line) == identity([word for word in first if word is not None])
+    assert identity([*line, "train.clip_norm=2"]) != identity(line)
+
+
+def identity(line: list[str]) -> str:
+    """The config hash of a line, as the jobs of a sweep are composed."""
+    choices = Choices()
+    jobs = Jobs("llm.train", print, choices, read(line, choices, False), False)
+    composer = jobs.composer()
+    with composer.opened():
+        (overrides,) = jobs.grid()
+        made = jobs.job(0, overrides, composer)
+    assert isinstance(made, SweepJob), made
+    return config_hash(made.validated(choices).identity)
 
 
 def test_an_edited_default_is_another_experiment(type_line, tmp_path):

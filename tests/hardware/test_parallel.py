@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
+from experiments.parallel import curves
 from llm.config.errors import Failed
 from llm.hardware.parallel import Parallel
 from llm.hardware.world import World
@@ -152,3 +154,24 @@ def test_what_ends_one_process_ends_all_with_one_line(toy_text):
     (folder,) = Path("outputs/runs").glob("[a-z]*")
     told = json.loads((folder / "run.json").read_text())
     assert told["state"] == "failed" and "fan" in told["reason"]
+
+
+@pytest.mark.slow
+def test_four_processes_draw_the_curve_of_one_with_four_micro_steps(llm_train):
+    """To 1e-5 nats, dense and with experts, by DDP and by FSDP."""
+    settings = [*curves.SETTINGS, "train.budget=20steps"]
+    cases = [(model, scheme) for model in curves.MODELS for scheme in curves.SCHEMES]
+    alone = {}
+    for model, chosen in curves.MODELS.items():
+        ended = llm_train(*settings, *chosen, *curves.split(4))
+        assert ended.code == 0, ended.err
+        alone[model] = ended.folder
+    jobs = [
+        [*settings, *curves.MODELS[model], *curves.at_once(4, scheme), f"outputs={scheme}"]
+        for model, scheme in cases
+    ]
+    ends = train_in_processes(4, *jobs)
+    for (model, scheme), by_rank in zip(cases, ends, strict=True):
+        assert by_rank[0].code == 0, by_rank[0].err
+        found = curves.differences(by_rank[0].folder, alone[model])
+        assert max(found.values()) <= 1e-5, (model, scheme, found)

@@ -43,8 +43,8 @@ def test_without_a_factor_only_what_is_not_finite():
 def test_a_restored_guard_judges_alike():
     guard, other = after(100), Guard(10.0, 3)
     guard.accepts(math.nan, 1.0)
-    other.restore(guard.state())
-    assert other.state() == guard.state()
+    other.load_state_dict(guard.state_dict())
+    assert other.state_dict() == guard.state_dict()
     assert not other.accepts(20.0, 1.0) and other.in_a_row == 2
 
 

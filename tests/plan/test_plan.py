@@ -11,8 +11,8 @@ from omegaconf import OmegaConf
 
 from llm.build import account_for, build_model
 from llm.config.choices import Choices
-from llm.plan.history import History, _affine, machine_name, signature
-from llm.plan.stand_in import installed
+from llm.config.stand_in import installed
+from llm.plan.history import History, _affine, _paces, machine_name, signature
 from tests.toy import TOY
 
 CHOICES = Choices()
@@ -119,12 +119,12 @@ def test_time_is_measured_where_it_can_be_and_scaled_elsewhere(tmp_path, llm_tra
     config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
     history = History(folder.parent.parent)
     mark, machine = signature(config, facts["vocab_size"]), machine_name(facts)
-    same = history.seconds_per_token(mark, machine, facts["flops_per_token"])
-    assert same.basis == "measured" and same.value > 0
-    twice = history.seconds_per_token("another", machine, 2 * facts["flops_per_token"])
+    same = history.pace(mark, machine, facts["flops_per_token"], 64)
+    assert same.basis == "measured" and same.token > 0 and same.evaluation > 0
+    twice = history.pace("another", machine, 2 * facts["flops_per_token"], 64)
     assert twice.basis == "scaled"
-    assert twice.value == pytest.approx(2 * same.value)
-    assert history.seconds_per_token(mark, "elsewhere", 1.0).basis == "unknown"
+    assert twice.token == pytest.approx(2 * same.token)
+    assert history.pace(mark, "elsewhere", 1.0, 64).basis == "unknown"
     assert history.memory(mark, machine, 1.0).value == facts["peak_memory"]
 
 
@@ -133,3 +133,17 @@ def test_seconds_are_affine_in_operations():
     assert _affine(points, 50.0) == pytest.approx(103.0)
     assert _affine(points[:1], 2.0) == pytest.approx(10.0)
     assert _affine([(1.0, 5.0), (2.0, 5.0), (4.0, 1.0)], 3.0) > 0
+
+
+def test_steps_and_evaluations_are_told_apart():
+    rows, now = [], 0.0
+    for step in range(1, 13):
+        now += 2.0  # seconds of a step of 10 tokens, and then those of an evaluation
+        rows.append({"tokens": 10 * step, "perf/seconds": now, "perf/tokens_per_second": 5.0})
+        if step % 5 == 0 or step == 12:
+            rows[-1]["perf/evaluation"] = 3.0
+            now += 9.0 if step == 5 else 4.0  # the first loads what draws
+    assert _paces(rows) == (pytest.approx(0.2), pytest.approx(4.0))
+    assert _paces(rows[:4]) == (pytest.approx(0.2), None)
+    again = [*rows[:8], *rows[6:]]  # killed, and two steps taken twice
+    assert _paces(again)[0] == pytest.approx(0.2)

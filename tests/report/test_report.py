@@ -59,6 +59,23 @@ def test_verdicts_are_against_the_dense_arm_of_the_same_size(study):
     assert sparse["seeds"] == "3"
 
 
+def test_a_number_stands_for_an_arm_in_the_table_and_in_the_figures(study):
+    arms = [row["arm"] for row in table(study / "leaderboard.csv")]
+    page = (study / "index.html").read_text()
+    place = 1 + next(i for i, arm in enumerate(arms) if "d64-dense lr=0.001 budget=1000000" in arm)
+    assert f"<td>{place}</td><td>{arms[place - 1]}</td>" in page
+    assert f"than #{place} " in page
+
+
+def test_a_line_joins_runs_that_are_equal_in_the_rest(study):
+    lines: dict[str, dict[str, str]] = {}
+    for row in table(study / "experts.csv"):
+        lines.setdefault(row["line"], {})[row["experts (1: dense)"]] = row["runs"]
+    assert lines == {f"{d} wide, 4 layers": {"1": "3", "2": "3", "8": "3"} for d in (64, 128)}
+    rates = {(row["line"], row["peak learning rate"]) for row in table(study / "learning_rate.csv")}
+    assert rates == {("64 wide, 4 layers", rate) for rate in ("0.0003", "0.001", "0.006")}
+
+
 def test_failures_are_listed_and_not_hidden(study):
     page = (study / "index.html").read_text()
     assert "the loss became &lt;nan&gt; at step 40" in page

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from llm.runs.identity import code_hash
+from llm.runs.listing import sweeps_of
 from tests.toy import TOY
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -50,6 +53,7 @@ def wait_for(condition, process) -> None:
 
 def test_an_edit_in_mid_sweep_changes_nothing_and_a_killed_sweep_goes_on(checkout):
     root, start = checkout
+    before = code_hash(root / "llm")
     line = ["seed=1,2,3", "train.budget=60steps", "hydra.launcher.jobs=1"]
     process = start(*line)
     wait_for(lambda: any(told["state"] == "finished" for told in facts()), process)
@@ -75,9 +79,11 @@ def test_an_edit_in_mid_sweep_changes_nothing_and_a_killed_sweep_goes_on(checkou
     assert first.stat().st_mtime_ns == done[first]
     found = facts()
     assert [run["state"] for run in found] == ["finished"] * 3
-    assert len({run["code_hash"] for run in found}) == 1
+    assert {run["code_hash"] for run in found} == {before}
     configs = [path.read_text() for path in Path("outputs/runs").glob("*/config.yaml")]
     assert all("gelu_tanh" in text for text in configs)
+    seedless = {re.sub(r"^seed: \d+$", "", text, flags=re.MULTILINE) for text in configs}
+    assert len(seedless) == 1
     manifest = json.loads((Path(out.strip().splitlines()[-1]) / "sweep.json").read_text())
     assert {job["run"] for job in manifest["jobs"]} == {
         path.parent.name for path in Path("outputs/runs").glob("*/run.json")
@@ -98,3 +104,19 @@ def test_ctrl_c_saves_and_the_same_line_goes_on(checkout):
     _, told = again.communicate()
     assert again.returncode == 0, told
     assert [run["steps"] for run in facts()] == [300, 300]
+
+
+def test_a_run_that_two_sweeps_share_is_one_run_in_both(checkout):
+    _, start = checkout
+    sweeps = [start("seed=1,2", "train.budget=30steps"), start("seed=2,3", "train.budget=30steps")]
+    for process in sweeps:  # at the same time: who comes second waits
+        _, told = process.communicate(timeout=300)
+        assert process.returncode == 0, told
+    runs = list(Path("outputs/runs").glob("*/run.json"))
+    assert len(runs) == 3
+    listed = sweeps_of(Path("outputs"))
+    assert sorted(len(sweeps) for sweeps in listed.values()) == [1, 1, 2]
+    assert set(listed) == {path.parent.name for path in runs}
+    for path in runs:
+        rows = (path.parent / "metrics.jsonl").read_text().splitlines()
+        assert [json.loads(row)["step"] for row in rows] == list(range(1, 31))

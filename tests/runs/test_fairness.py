@@ -1,6 +1,6 @@
 """What makes a comparison unfair is said, and a fair one is left in peace."""
 
-from llm.plan.fairness import Entry, arms, warnings
+from llm.runs.fairness import Entry, arms, warnings
 
 
 def entry(seed: int = 1, tokens: float = 100.0, flops: float = 1e6, **keys: object) -> Entry:

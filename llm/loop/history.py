@@ -1,0 +1,148 @@
+"""A run's past: saved while training goes on, found again after a crash, gone back to in need."""
+
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from llm.config.errors import Diverged, Failed
+from llm.hardware.world import World
+from llm.loop.silent import Silent
+from llm.runs import checkpoint
+from llm.runs.checkpoint import Checkpoint
+from llm.runs.directory import Run
+from llm.runs.keeper import Keeper, last_good
+from llm.runs.position import Position
+
+#: Times that a run goes back to a checkpoint before it gives up.
+_MOST_RETURNS = 3
+
+
+class History:
+    """What a run was at its checkpoints, and how it becomes that again.
+
+    All processes of a job call every method; the first one decides and writes.
+
+    Args:
+        log: the metric log, which goes back with everything else
+        at: where the run stands; changed in place
+        parts: what else has `state_dict` and `load_state_dict`, by its name in a checkpoint
+        settings: the config's `train`, for `checkpoint_every`, `_minutes` and `keep_every`
+        say: prints a line
+    Attributes:
+        keeper: writes checkpoints in the background
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        world: World,
+        log: Any,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        at: Position,
+        parts: Mapping[str, Any],
+        settings: Mapping[str, Any],
+        say: Callable[[str], None],
+    ):
+        self.run, self.world, self.log = run, world, log
+        self.model, self.optimizer, self.at, self.parts = model, optimizer, at, parts
+        self.every, self.minutes = settings["checkpoint_every"], settings["checkpoint_minutes"]
+        self.say, self._saved_at = say, 0.0
+        self.keeper: Any = Silent()
+        if world.first:
+            self.keeper = Keeper(run, self.every, settings["keep_every"], say)
+
+    def resume(self) -> None:
+        """Go on from the newest whole checkpoint, or begin where there is none.
+
+        Raises:
+            Failed: there are checkpoints, and none is whole
+        """
+        newest = self.world.decide(self._newest_whole)
+        if newest is not None:
+            self._restore(checkpoint.read(self.run.checkpoints / newest))
+            if self.world.first:
+                print(f"going on with {self.run.folder} from step {self.at.step}", file=sys.stderr)
+        self._forget_what_came_after()
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time for a checkpoint, by steps or by the clock."""
+        waited = self.at.seconds - self._saved_at
+        by_clock = self.minutes is not None and waited >= 60 * self.minutes
+        return by_clock or self.at.step % self.every == 0
+
+    def save(self, needed: bool, regular: bool = True, best: bool = False) -> None:
+        """Copy the run as it stands and write it while training goes on.
+
+        Args:
+            needed: wait, and raise where the disk refuses; otherwise that is told, and no more
+            regular: a checkpoint; best: the best weights
+        """
+        content = checkpoint.snapshot(
+            self.model, self.optimizer if regular else None, self.world.first
+        )
+        state = None
+        if regular:
+            self.at.metrics_bytes, self._saved_at = self.log.sync(), self.at.seconds
+            state = self.at.state()
+            state |= {name: part.state_dict() for name, part in self.parts.items()}
+        self.keeper.put(self.at.step, content, state, {"val_loss": self.at.best} if best else None)
+        if needed:
+            self.keeper.settle(needed=True)
+
+    def go_back(self, rows_per_step: int, why: str) -> None:
+        """To the last good checkpoint and past the data since; the one before, the second time.
+
+        Args:
+            rows_per_step: of data
+            why: the diagnosis, should the run have to end here
+        Raises:
+            Diverged: there is nowhere left to go back to
+        """
+        self.keeper.settle()
+        left, returns = self.at.step, self.at.went_back
+        visited = [there for _, there in returns]
+        name = None
+        if len(visited) < _MOST_RETURNS:
+            name = self.world.decide(
+                lambda: checkpoint.regular_before(self.run.checkpoints, self.every, visited)
+            )
+        if name is None:
+            raise Diverged(f"{why}; {last_good(self.run)}")
+        self._restore(checkpoint.read(self.run.checkpoints / name))
+        self.at.went_back = [*returns, [left, self.at.step]]
+        self.at.passed_over += (left - self.at.step) * rows_per_step
+        self._forget_what_came_after()
+        if self.world.first:
+            checkpoint.drop_after(self.run.checkpoints, self.at.step)
+        self.say(f"step {left}: back to step {self.at.step}, and past the data that did the harm")
+
+    def _newest_whole(self) -> str | None:
+        """Its name; of each newer one that is damaged, a line."""
+        found, damaged = checkpoint.newest(self.run.checkpoints)
+        for line in damaged:
+            print(f"{line}; going back to the one before", file=sys.stderr)
+        if damaged and found is None:
+            raise Failed(
+                f"no checkpoint of {self.run.folder} is whole; run.existing=restart begins anew"
+            )
+        return found.folder.name if found else None
+
+    def _restore(self, found: Checkpoint) -> None:
+        found.restore_model(self.model)
+        found.restore_optimizer(self.optimizer)
+        for name, part in self.parts.items():
+            if name in found.state:  # older checkpoints know fewer
+                part.load_state_dict(found.state[name])
+        self.at.restore(found.step, found.state)
+        self._saved_at = self.at.seconds
+
+    def _forget_what_came_after(self) -> None:
+        """Metrics and best weights of steps that will be taken again."""
+        self.log.cut_back(self.at.metrics_bytes)
+        if self.world.first:
+            checkpoint.drop_after(self.run.best, self.at.step)
