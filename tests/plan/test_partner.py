@@ -158,5 +158,6 @@ def _pretend(config: dict, seconds: float) -> None:
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     facts = {"device": "cpu", "precision": "fp32", "flops_per_token": 9, "params_total": 9}
     (folder / "run.json").write_text(json.dumps({**facts, "vocab_size": Bytes().vocab_size}))
-    row = json.dumps({"perf/tokens_per_second": 1 / seconds})
-    (folder / "perf.jsonl").write_text(f"{row}\n" * 9)
+    rate = {"perf/tokens_per_second": 1 / seconds}
+    rows = [{"tokens": i, "perf/seconds": i * seconds, **rate} for i in range(1, 9)]
+    (folder / "perf.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
