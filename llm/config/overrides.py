@@ -147,7 +147,7 @@ def _values(override: Override, options: list[str]) -> list[str]:
     if isinstance(value, Glob):
         return value.filter(options)
     if isinstance(value, IntervalSweep):  # a range that a search plugin draws from
-        return [str(value.start), str(value.end)]
+        return [str(end).removesuffix(".0") for end in (value.start, value.end)]
     if override.is_sweep_override():
         return list(override.sweep_string_iterator())
     return [override.get_value_element_as_str()]

@@ -142,20 +142,22 @@ def _of_sweep(
     pruned: dict[str, dict[str, Any]],
 ) -> None:
     """The newest outcome of each job; runs under way are in the manifest only."""
-    jobs: dict[int, dict[str, Any]] = {}
+    jobs: dict[frozenset[str], dict[str, Any]] = {}
     if (path / "sweep.json").exists():
         for job in json.loads((path / "sweep.json").read_bytes())["jobs"]:
-            jobs[job["job"]] = {**job, "exit": 0, "problem": ""}
+            jobs[frozenset(job["overrides"])] = {**job, "exit": 0, "problem": ""}
     for line in (path / "jobs.jsonl").read_text().splitlines():
         told = json.loads(line)
-        known = jobs.get(told["job"], {})
-        jobs[told["job"]] = {**told, "run": told.get("run") or known.get("run")}
-    pairs = {n: dict(o.split("=", 1) for o in job["overrides"]) for n, job in jobs.items()}
+        key = frozenset(told["overrides"])  # a search numbers its jobs anew at each start
+        known = jobs.get(key, {})
+        jobs[key] = {**told, "run": told.get("run") or known.get("run")}
+    pairs = {key: dict(o.split("=", 1) for o in job["overrides"]) for key, job in jobs.items()}
     every = {key for values in pairs.values() for key in values}
     swept = {key for key in every if len({values.get(key) for values in pairs.values()}) > 1}
     runs = path.parent.parent / "runs"
-    for number, job in jobs.items():
-        values = {k: v for k, v in pairs[number].items() if k in swept}
+    for key, job in jobs.items():
+        number = job["job"]
+        values = {k: v for k, v in pairs[key].items() if k in swept}
         words = " ".join(f"{k}={v}" for k, v in values.items())
         if job.get("pruned"):
             pruned[f"job {number} ({words})"] = {**job, "arm": _arm(values)}

@@ -170,7 +170,7 @@ def find_run(typed: str, outputs: Path) -> tuple[Path, Literal["best", "last"]]:
 def mark_pruned(folder: Path, reason: str) -> None:
     """Let run.json say that its sweep stopped this run as hopeless, unless it is finished or
     somebody trains it. It goes on like an interrupted one where it is trained again."""
-    lock = FileLock(folder.parent / ".locks" / folder.name)
+    lock = FileLock(_lock_file(folder.parent, folder.name))
     with suppress(Timeout, OSError), lock.acquire(timeout=0):
         facts = read_facts(folder)
         if facts is not None and facts["state"] != "finished":

@@ -73,7 +73,7 @@ def test_values_typed_one_by_one_are_the_option_that_has_them(type_line):
     tiny, nano = type_line.accepted("model=tiny"), type_line.accepted("model=nano")
     other = dict(leaves(nano.config["model"], "model"))
     typed = [
-        f"{key}={'null' if value is None else str(value).lower()}"
+        f"{key}={'null' if value is None else value}"
         for key, value in leaves(tiny.config["model"], "model")
         if other.get(key, MISSING) != value
     ]

@@ -8,12 +8,14 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from llm.config.outcome import Outcome, SweepJob
 from llm.sweep import launch, process
+from llm.sweep.prune import Pruner
 from llm.sweep.table import Table
 from llm.sweep.task import Task
 
@@ -198,3 +200,28 @@ time.sleep(60)
             return  # dead, and nobody has asked
         time.sleep(0.02)
     pytest.fail("the child lives on")
+
+
+def test_a_hopeless_arm_is_stopped_in_all_its_seeds(pool, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(launch, "_LOOK", 0.05)
+    bad = "signal.signal(2, lambda *a: sys.exit(130)); time.sleep(30)"
+    made = pool(*[answer(i, run=f"r{i}") for i in range(4)], bad, answer(5), parallel=1)
+    made.pruner = Pruner(after=2)
+    for number, task in enumerate(made.tasks):
+        arm = [f"lr={min(number, 4)}", f"seed={number}"]
+        task.job = replace(task.job, overrides=arm)
+        task.run, task.folder = f"r{number}", tmp_path / "runs" / f"r{number}"
+        task.folder.mkdir(parents=True)
+        (task.folder / "config.yaml").write_text("data: {path: text.txt}")
+        (task.folder / "run.json").write_text('{"state": "running"}')
+        losses = {4: (9.0, 8.5), 5: ()}.get(number, (2.0, 1.0))
+        rows = [{"step": i, "tokens": i, "val/loss": x, "val/bpb": x} for i, x in enumerate(losses)]
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (task.folder / "metrics.jsonl").write_text(text)
+    (tmp_path / "runs" / ".locks").mkdir()
+    made.work()
+    assert states(made) == ["finished"] * 4 + ["pruned"] * 2
+    assert made.started in ([0, 1, 2, 3], [0, 1, 2, 3, 4])
+    assert made.tasks[4].outcome.val_loss == 8.5 and made.tasks[5].outcome.val_loss is None
+    assert json.loads((tmp_path / "runs/r4/run.json").read_text())["state"] == "pruned"
+    assert "pruned: val/bpb 8.5000 after 1 tokens, 1.0000 the median" in capsys.readouterr().err
