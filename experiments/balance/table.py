@@ -100,8 +100,10 @@ def main() -> None:
 
 
 def arm_name(label: str) -> str:
-    """`balance=none noise=False` as "none, no noise"."""
-    return label.replace("balance=", "").replace(" noise=False", ", no noise").replace("+", " and ")
+    """`balance=none noise=false` as "none, no noise"."""
+    words = dict(word.split("=") for word in label.split())
+    name = words["balance"].replace("+", " and ")
+    return f"{name}, no noise" if words.get("noise", "").lower() == "false" else name
 
 
 if __name__ == "__main__":
