@@ -50,6 +50,7 @@ NOT_TRAINED = {
     "hardware": ["gpu", "mps"],
     "tracking": ["wandb"],
     "data": ["fineweb_edu", "hub", "openwebtext", "tinystories", "wikitext"],
+    "experiments": CHOICES.groups["experiments"],  # which choose options of their own
 }
 
 
@@ -82,6 +83,7 @@ def trained_groups() -> dict[str, list[str]]:
     groups = {
         g: [o for o in distinct(g) if o not in NOT_TRAINED.get(g, [])] for g in CHOICES.groups
     }
+    groups = {group: options for group, options in groups.items() if options}
     return {**groups, "debug": [*groups["debug"], "none"]}
 
 

@@ -111,6 +111,7 @@ class Choices:
         package = _PACKAGE.search(file.read_text(encoding="utf-8", errors="replace"))
         place = package[1] if package else group.replace("/", ".")
         node = read_yaml(file)
+        node.pop("hydra", None)  # a study's
         listed = node.pop("defaults", None) or []
         names = [e for e in listed if isinstance(e, str) and e[0] == "_" and e != "_self_"]
         shared = tuple(self._load(group, e) for e in names if (group, e) in self.files)

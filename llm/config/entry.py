@@ -124,8 +124,9 @@ def _run_jobs(flags: argparse.Namespace, choices: Choices, jobs: Jobs) -> int:
     try:
         outcomes = jobs.check_sweep() if flags.multirun else None
         begin = outcomes.stat().st_size if outcomes and outcomes.exists() else 0
+        given = jobs.shown_overrides() if flags.cfg else jobs.overrides()
         with jobs.under_way() as told:
-            _hydra(flags, choices, [*jobs.overrides(), *told], jobs)
+            _hydra(flags, choices, [*given, *told], jobs)
     except MISTAKES as error:
         raise Refused(one_line(error, choices)) from error
     except SystemExit as stop:  # --package names nothing, as Hydra has said

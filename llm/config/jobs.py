@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +24,19 @@ from llm.config.choices import Choices
 from llm.config.compose import Composer, plain, values_of
 from llm.config.errors import Refused
 from llm.config.outcome import Job, Outcome, SweepJob, as_problem, perform, report_problem
-from llm.config.overrides import Typed, read
+from llm.config.overrides import Typed
 from llm.config.plain import MISTAKES, one_line
+from llm.config.study import Sweep, chosen_study, with_study
 
 __all__ = ["Job", "Jobs"]
 
 #: The launcher that runs the jobs in this very process, one after another.
 _BASIC = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 #: The sweeper whose jobs are known before the first begins.
-_GRID = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+_GRIDS = (
+    "hydra_plugins.llm_grid.GridSweeper",
+    "hydra._internal.core_plugins.basic_sweeper.BasicSweeper",
+)
 
 
 class Jobs:
@@ -50,13 +55,15 @@ class Jobs:
         typed: list[Typed],
         is_sweep: bool,
     ):
-        self.command, self.task, self.choices, self.typed = command, task, choices, typed
+        self.command, self.task, self.choices, self.line = command, task, choices, typed
+        # What a sweep's study sweeps is as good as typed.
+        study = with_study(typed, choices) if is_sweep else Sweep(typed, [], False)
+        self.typed, self.lines, self.has_params = study
         self.problem: Exception | None = None  # of a single job
-        self.sweep = _sweep_name(typed) if is_sweep else None
+        self.sweep = _sweep_name(typed, chosen_study(typed, choices)) if is_sweep else None
         self.folder = ""  # of the sweep
         self.snapshot: Path | None = None
         self.sweeper: dict[str, Any] = {}  # the node of `hydra.sweeper`
-        self.params_taken = False  # from there
         self.restarts = False
         self.parent = os.getpid()
         self.codes: list[int] = []  # of jobs that a launcher did itself
@@ -65,15 +72,36 @@ class Jobs:
         """Everything typed, as Hydra takes it, the user's folders, and one for the sweep."""
         return [*(override.for_hydra for override in self.typed), *self.hydra_overrides()]
 
+    def shown_overrides(self) -> list[str]:
+        """The same for `--cfg`, which shows the dense partner where `compare` is typed."""
+        if self.sweep is not None or not any(o.key == "compare" for o in self.typed):
+            return self.overrides()
+        composer = self.composer()
+        with composer.opened():
+            made = self.job(0, [], composer)
+        if isinstance(made, Outcome):  # Hydra will say it
+            return self.overrides()
+        from llm.config import stand_in
+
+        if "torch" not in sys.modules:
+            stand_in.install()  # this process only prints
+        validated = made.validated(self.choices)
+        if validated.config["compare"] is None:
+            return self.overrides()
+        model = validated.config["model"]
+        keys = [key for key in ("d_ff", "moe_every", "dense_first") if key in model]
+        typed = [o for o in self.typed if o.key.split(".")[0] != "moe"]
+        partner = ["moe=dense", *(f"++model.{key}={model[key]}" for key in keys)]
+        return [*(o.for_hydra for o in typed), *partner, *self.hydra_overrides()]
+
     def hydra_overrides(self) -> list[str]:
-        given = []
+        # A study's values are typed by now; Hydra's sweepers would add them once more.
+        given = ["hydra.sweeper.params=null"] if self.has_params else []
         if self.choices.others:
             folders = ",".join(f"'{folder}'" for folder in self.choices.others)
             given.append(f"hydra.searchpath=[{folders}]")
         if self.sweep and not any(o.key == "hydra.sweep.dir" for o in self.typed):
             given.append(f"hydra.sweep.dir=${{outputs}}/sweeps/{self.sweep}")
-        if self.params_taken:
-            given.append("hydra.sweeper.params=null")
         return given
 
     def composer(self) -> Composer:
@@ -157,62 +185,63 @@ class Jobs:
             raw,
             {k: v for k, v in hydra_config.runtime.choices.items() if isinstance(v, str)},
             self.typed_words(overrides),
-            [override.key for override in self.typed if override.is_group],
+            self.typed_groups(overrides),
             plugins,
             self.sweep,
             self.folder,
         )
 
+    @property
+    def swept(self) -> list[str]:
+        """Keys and groups that differ between jobs."""
+        keys = [o.key for o in self.typed if len(o.values) > 1]
+        return list(dict.fromkeys([*keys, *(o.key for line in self.lines for o in line)]))
+
     def label(self, overrides: list[str]) -> str:
         """What tells this job from the others of its sweep."""
-        swept = [o.key for o in self.typed if len(o.values) > 1]
-        return " ".join(o for o in overrides if o.split("=")[0] in swept)
+        return " ".join(o for o in overrides if o.split("=")[0] in self.swept)
+
+    def typed_groups(self, overrides: list[str]) -> list[str]:
+        own = {text.partition("=")[0] for text in overrides}
+        of_line = [o.key for o in chain(*self.lines) if o.is_group and o.key in own]
+        return [*(o.key for o in self.typed if o.is_group), *dict.fromkeys(of_line)]
 
     def typed_words(self, overrides: list[str]) -> dict[str, str]:
         """Dotted key to its override in the user's words, or in the job's where it is swept."""
         own = {text.partition("=")[0]: text for text in overrides}
-        values = [o for o in self.typed if not o.is_group]
-        return {o.key: own.get(o.key, o.text) if len(o.values) > 1 else o.text for o in values}
+        values = [o for o in [*self.typed, *chain(*self.lines)] if not o.is_group]
+        known = {o.key: own[o.key] for o in values if o.key in self.swept and o.key in own}
+        return {o.key: o.text for o in self.typed if not o.is_group} | known
 
     def plugins(self, raw: dict[str, Any]) -> list[str]:
         """Packages whose code may run: from the command line alone, never from a file."""
         listed = raw.get("plugins", [])
         if not isinstance(listed, list):
             raise Refused(f"plugins={listed}: is a list; write plugins=[PACKAGE]")
-        if listed and not any(override.key == "plugins" for override in self.typed):
+        if listed and not any(override.key == "plugins" for override in self.line):
             raise Refused("plugins: only the command line can list them, not a config file")
         return [str(package) for package in listed]
 
     @contextmanager
     def composing(self) -> Iterator[Composer]:
-        """An open composer of this sweep's jobs.
-
-        What `hydra.sweeper.params` holds counts as typed from here on, unless that key was typed.
-        """
+        """An open composer of this sweep's jobs, which knows its sweeper."""
         composer = self.composer()
         with composer.opened():
             _, hydra_config = composer.job({})
             node: Any = OmegaConf.to_container(hydra_config.sweeper, enum_to_str=True)
             self.sweeper = node
-            params = node.get("params") or {}
-            if params:
-                there = {override.key for override in self.typed}
-                more = read([f"{k}={v}" for k, v in params.items()], self.choices, True)
-                more = [override for override in more if override.key not in there]
-                self.typed = [*self.typed, *more]
-                self.sweep = _sweep_name(self.typed)
-                self.params_taken = True
-                composer = self.composer()
-            for override in self.typed:
+            for override in [*self.typed, *chain(*self.lines)]:
                 if override.is_interval and not self.draws:
                     remedy = "add hydra/sweeper=optuna to search it"
                     raise Refused(f"{override.text}: a grid has no intervals; {remedy}")
+            if self.draws and self.lines:
+                raise Refused("hydra/sweeper: a search draws from one space, not from lines")
             yield composer
 
     @property
     def draws(self) -> bool:
         """Whether it is a search, whose sweeper chooses each job by what came of others."""
-        return self.sweeper.get("_target_", _GRID) != _GRID
+        return self.sweeper.get("_target_", _GRIDS[0]) not in _GRIDS
 
     def check_sweep(self) -> Path:
         """Refuse a sweep's mistakes before its first job; returns where its outcomes will be.
@@ -295,18 +324,20 @@ class Jobs:
         snapshot = self.snapshot.resolve()
         others = sorted((snapshot / "others").glob("*"))
         choices = Choices(snapshot / "conf", others, self.choices.top)
-        frozen = Jobs(self.command, self.task, choices, self.typed, True)
+        frozen = Jobs(self.command, self.task, choices, self.line, True)
         frozen.folder, frozen.snapshot = self.folder, self.snapshot
         frozen.sweep = self.sweep
         return frozen
 
     def each_value(self) -> Iterator[dict[str, str]]:
-        """The first value of everything swept, and each other value beside these."""
-        first = {o.key: o.values[0] for o in self.typed if len(o.values) > 1}
-        yield first
-        for override in self.typed:
-            for value in override.values[1:]:
-                yield {**first, override.key: value}
+        """The first value of everything swept, and each other value beside these; of each line."""
+        for line in self.lines or [[]]:
+            typed = [o for o in [*line, *self.typed] if o.key in self.swept]
+            first = {o.key: o.values[0] for o in typed}
+            yield first
+            for override in typed:
+                for value in override.values[1:]:
+                    yield {**first, override.key: value}
 
     def examples(self) -> Iterator[list[str]]:
         """The overrides of some jobs: each value that is listed, and the ends of each interval."""
@@ -315,12 +346,18 @@ class Jobs:
             yield [f"{key}={value}" for key, value in {**fixed, **values}.items()]
 
     def grid(self) -> Iterator[list[str]]:
-        """The overrides of every job of the grid, in the order of Hydra's sweeper."""
-        keys: dict[str, list[str]] = {}
-        for override in self.typed:
-            if override.values:
-                keys[override.key] = [f"{override.key}={value}" for value in override.values]
-        return map(list, itertools.product(*keys.values()))
+        """The overrides of every job: line by line, each in the order of Hydra's sweeper."""
+        for job in self._combinations():
+            yield [f"{override.key}={value}" for override, value in job]
+
+    def hydra_grid(self) -> list[list[str]]:
+        """The same as Hydra takes it."""
+        return [[o.choosing(value) for o, value in job] for job in self._combinations()]
+
+    def _combinations(self) -> Iterator[tuple[tuple[Typed, str], ...]]:
+        for line in self.lines or [[]]:
+            keys = {o.key: [(o, value) for value in o.values] for o in [*line, *self.typed]}
+            yield from itertools.product(*(values for values in keys.values() if values))
 
     def conclude(self, outcomes: Path, begin: int) -> int:
         """The exit code of a sweep whose jobs wrote `outcomes` from byte `begin` on. The last line
@@ -339,7 +376,7 @@ class Jobs:
         return 1 if failed else 2 if refused else 0
 
 
-def _sweep_name(typed: list[Typed]) -> str:
+def _sweep_name(typed: list[Typed], study: str | None) -> str:
     """The same line, in any order of its overrides, is the same sweep.
 
     How it is launched and what to do with runs that exist already do not name it.
@@ -347,4 +384,5 @@ def _sweep_name(typed: list[Typed]) -> str:
     named = [o for o in typed if not o.key.startswith(("run.", "hydra.", "hydra/"))]
     text = "\n".join(sorted(override.for_hydra for override in named))
     swept = sorted(override.key.split(".")[-1] for override in named if len(override.values) > 1)
-    return "-".join([*swept[:4], hashlib.sha256(text.encode()).hexdigest()[:8]]).replace("/", "-")
+    stem = [study, *swept[:4]] if study else swept[:4]
+    return "-".join([*stem, hashlib.sha256(text.encode()).hexdigest()[:8]]).replace("/", "-")

@@ -63,7 +63,7 @@ class SweepJob:
     folder: str  # of the sweep
 
     def validated(self, choices: Choices) -> Validated:
-        return validate(self.raw, choices, self.chosen, self.words, self.plugins)
+        return self._resolved(validate(self.raw, choices, self.chosen, self.words, self.plugins))
 
     def as_job(self, choices: Choices) -> Job:
         """Validated, for the command."""
@@ -86,7 +86,19 @@ class SweepJob:
             chosen.pop(room, None)
             for key in sorted(typed, key=len):  # a node before what was typed within it
                 _copy(composed, raw[room], key.split(".")[1:])
-        return validate(raw, choices, chosen, self.words, self.plugins)
+        return self._resolved(validate(raw, choices, chosen, self.words, self.plugins))
+
+    def _resolved(self, validated: Validated) -> Validated:
+        """The dense partner where `compare` asks for one: llm.plan knows what models cost."""
+        if validated.config["compare"] is None:
+            return validated
+        from llm.plan.partner import partner
+
+        try:
+            return partner(validated)
+        except Refused as refusal:
+            refusal.key = self.words.get(refusal.key or "", refusal.key)
+            raise
 
 
 def _copy(source: dict[str, Any], target: dict[str, Any], path: list[str]) -> None:

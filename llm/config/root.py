@@ -9,13 +9,19 @@ from llm.config.errors import Refused
 from llm.config.schema import Common, Node
 from llm.config.types import UNRECORDED, NonNegativeFloat, PositiveFloat, PositiveInt, Seed
 
-_BUDGET = re.compile(r"([0-9.]+(?:e[+-]?[0-9]+)?)\s*([kMGB]?)(tok|steps?|epochs?|flops|min)")
+_BUDGET = re.compile(
+    r"([0-9.]+(?:e[+-]?[0-9]+)?)\s*([kMGB]?)(tok|steps?|epochs?|(?:active_)?flops|min)"
+)
 _SCALE = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "B": 1e9}
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How much to train: an amount of one of `tok`, `step`, `epoch`, `flops`, `min`."""
+    """How much to train: an amount of one of `tok`, `step`, `epoch`, `flops`, `min`.
+
+    `active_flops` are `flops`: operations that are really done, by the experts that a token uses.
+    Those that it does not use do none.
+    """
 
     amount: float
     unit: Literal["tok", "step", "epoch", "flops", "min"]
@@ -34,7 +40,8 @@ class Budget:
             raise Refused(f"{match[1]!r} in {text!r} is no number", "budget") from None
         if not 0 < amount < math.inf:
             raise Refused(f"{text!r} must be more than nothing, and finite", "budget")
-        unit = match[3].rstrip("s") if match[3] != "flops" else "flops"
+        unit = match[3].removeprefix("active_")
+        unit = unit if unit == "flops" else unit.rstrip("s")
         return cls(amount, unit)  # type: ignore[arg-type]
 
     @property
@@ -47,7 +54,7 @@ class Budget:
 class TrainSettings:
     """The `train` section.
 
-    budget: `20Mtok`, `2000steps`, `3epochs`, `1e15flops` or `10min`
+    budget: `20Mtok`, `2000steps`, `3epochs`, `1e15flops` (also called active_flops) or `10min`
     batch_size: sequences in one micro-step, over all ranks
     grad_accum_steps: micro-steps in one optimizer step
     clip_norm: largest global gradient norm, null for no clipping
@@ -89,6 +96,8 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         Budget.parse(self.budget)
+        one_name = self.budget.replace("active_flops", "flops")  # of the same run
+        object.__setattr__(self, "budget", one_name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,11 +124,20 @@ class Reading:
     document_mask: bool
 
 
+#: What a dense partner may have equal with a model with experts (`llm.plan.partner`).
+Compare = Literal["active_flops", "total_params", "memory", "time"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """One run, fully described. `seed` keys initialisation, batch order, dropout and noise."""
+    """One run, fully described.
+
+    seed: keys initialisation, batch order, dropout and noise
+    compare: train the dense partner in place of a model with experts; the identity is the partner's
+    """
 
     seed: Seed
+    compare: Annotated[Compare | None, UNRECORDED]
     train: TrainSettings
     model: Node
     moe: Node

@@ -94,9 +94,13 @@ class _Walk:
                 identity[key] = recorded
         if target is None:
             try:
-                schema.target(**config)  # what its own checks refuse
+                made = schema.target(**config)  # what its own checks refuse
             except Refused as refusal:
                 raise self.refusal(f"{path}.{refusal.key}", refusal.message) from None
+            for key, value in config.items():
+                one_spelling = getattr(made, key)
+                if key in identity and one_spelling != value:
+                    config[key] = identity[key] = one_spelling
         return config, identity
 
     def value(self, value: Any, parameter: Parameter, path: str) -> tuple[Any, Any]:

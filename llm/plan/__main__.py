@@ -13,7 +13,7 @@ from typing import Any
 
 from llm.config import stand_in
 
-if "torch" not in sys.modules:
+if __name__ == "__main__":  # elsewhere PyTorch may be wanted, or be there
     stand_in.install()
 
 from llm.config import overrides as override_reading
@@ -22,6 +22,7 @@ from llm.config.entry import folder_of, guard, read_flags
 from llm.config.errors import Refused
 from llm.config.jobs import Jobs
 from llm.config.plain import MISTAKES, one_line
+from llm.plan.calibrate import Trial, kinds, measure
 from llm.plan.estimate import Planned, Planner
 from llm.plan.machine import Machines
 from llm.runs.fairness import warnings
@@ -30,6 +31,8 @@ from llm.sweep.resources import cpu_slots
 from llm.tracking.progress import brief, clock
 
 _SORTS = ("job", "params_total", "params_active", "flops", "tokens", "memory", "seconds")
+#: Letters of a refusal in the table; a longer one is told below it.
+_WIDE = 60
 
 
 def run(arguments: list[str]) -> int:
@@ -60,8 +63,8 @@ def run(arguments: list[str]) -> int:
     for line in search_summary(planned, jobs.sweeper) if jobs.draws else summary(planned):
         print(line)
     entries = [p.entry for p in planned if p.entry is not None and p.same_as is None]
-    named = [o.key for o in jobs.typed if len(o.values) > 1]
-    for line in [] if jobs.draws else warnings(entries, [name for name in named if name != "seed"]):
+    named = [name for name in jobs.swept if name != "seed"]
+    for line in [] if jobs.draws else warnings(entries, named):
         print(f"note: {line}")
     return 0
 
@@ -76,13 +79,29 @@ def plan(jobs: Jobs, calibrate: bool) -> list[Planned]:
         made = [jobs.job(i, overrides, composer) for i, overrides in enumerate(lines)]
     planned = _planned(jobs, outputs, answers, made)
     if calibrate:
-        from llm.plan.calibrate import calibrate as measure
-
         unknown = [p for p in planned if p.to_do and p.counted]
-        unknown = [p for p in unknown if p.seconds.basis in ("unknown", "scaled")]
-        if measure(jobs, unknown, outputs):
+        trials = kinds(p for p in unknown if p.seconds.basis in ("unknown", "scaled"))
+        tried: set[str] = set()
+        while True:  # which dense widths `compare=time` asks for turns out step by step
+            trials += [trial for p in planned for trial in _times(p)]
+            trials = list({" ".join(trial.overrides): trial for trial in trials}.values())
+            trials = [trial for trial in trials if " ".join(trial.overrides) not in tried]
+            if not trials:
+                break
+            measure(jobs, trials, outputs)
+            tried |= {" ".join(trial.overrides) for trial in trials}
             planned = _planned(jobs, outputs, answers, made)
     return planned
+
+
+def _times(planned: Planned) -> list[Trial]:
+    """What has to run for a few steps before this job's `compare=time` is known."""
+    trials = []
+    for words in planned.unmeasured:
+        keys = ["seed", *(word.split("=")[0] for word in words)]
+        kept = [text for text in planned.overrides if text.split("=")[0] not in keys]
+        trials.append(Trial([*kept, *words], planned.prepared, planned.examined))
+    return trials
 
 
 def _planned(jobs: Jobs, outputs: Path, answers: Answers, made: list[Any]) -> list[Planned]:
@@ -110,7 +129,7 @@ def table(planned: list[Planned]) -> str:
 def _row(p: Planned) -> list[str]:
     first = [str(p.number), p.label or "everything at its default"]
     if p.state == "refused":
-        return [*first, f"refused: {p.problem}"[:60], *[""] * 7]
+        return [*first, _refusal(p)[:_WIDE], *[""] * 7]
     if p.state == "duplicate":
         return [*first, f"the run of job {p.same_as}", *[""] * 7]
     about = "" if p.vocab_known or not p.counted else "~"
@@ -177,7 +196,12 @@ def summary(planned: list[Planned]) -> list[str]:
         lines.append("~ before a figure: estimated, as data is not prepared yet or model is new")
     elif any("scaled" in (p.seconds.basis, p.memory.basis) for p in runs):
         lines.append("~ before a figure: scaled from other runs, or by a formula")
-    return lines
+    long = dict.fromkeys(p.problem for p in planned if len(_refusal(p)) > _WIDE)
+    return [*lines, *(f"refused: {problem}" for problem in list(long)[:3])]
+
+
+def _refusal(p: Planned) -> str:
+    return f"refused: {p.problem}"
 
 
 def search_summary(planned: list[Planned], sweeper: dict[str, Any]) -> list[str]:

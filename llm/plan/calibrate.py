@@ -7,7 +7,9 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from llm.config.jobs import Jobs
 from llm.plan.estimate import Planned
@@ -21,31 +23,46 @@ _STEPS, _EVERY = 12, 5
 _EXAMINED = 20_000
 
 
-def calibrate(jobs: Jobs, planned: list[Planned], outputs: Path) -> int:
-    """Train one job of each size for a few steps; returns how many kinds were measured."""
-    kinds: dict[tuple[float, float, str], Planned] = {}
+class Trial(NamedTuple):
+    """A job to train for a few steps."""
+
+    overrides: list[str]
+    prepared: bool  # whether its data are
+    examined: float  # tokens of an evaluation at most
+
+
+def kinds(planned: Iterable[Planned]) -> list[Trial]:
+    """One job of each size."""
+    found: dict[tuple[float, float, str], Planned] = {}
     for p in planned:
-        kinds.setdefault((p.params_total, p.flops_per_token, _batch(p)), p)
+        found.setdefault((p.params_total, p.flops_per_token, _batch(p)), p)
+    return [Trial(p.overrides, p.prepared, p.examined) for p in found.values()]
+
+
+def measure(jobs: Jobs, trials: Sequence[Trial], outputs: Path) -> None:
+    """Train each for a few steps."""
     folder = outputs / "calibration"
     folder.mkdir(parents=True, exist_ok=True)
-    (outputs / "data").mkdir(exist_ok=True)
-    if not (folder / "data").exists():
-        os.symlink(Path("..") / "data", folder / "data")
+    for name in ("data", ".partners"):
+        (outputs / name).mkdir(exist_ok=True)
+        if not (folder / name).exists():
+            os.symlink(Path("..") / name, folder / name)
     others = [f"--config-dir={other}" for other in jobs.choices.others[:1]]
-    for i, p in enumerate(kinds.values(), start=1):
-        print(f"calibrating {i} of {len(kinds)}: {p.label}", file=sys.stderr)
-        given = [override for override in p.overrides if not _replaced(override)]
+    common = set.intersection(*(set(t.overrides) for t in trials)) if len(trials) > 1 else set()
+    for i, trial in enumerate(trials, start=1):
+        label = " ".join(word for word in trial.overrides if word not in common)
+        print(f"calibrating {i} of {len(trials)}: {label}", file=sys.stderr)
+        given = [override for override in trial.overrides if not _replaced(override)]
         given += [f"outputs={folder}", "tracking=none"]
-        if not p.prepared:  # what is done once is not to be timed
+        if not trial.prepared:  # what is done once is not to be timed
             _command("llm.prepare", jobs, [*others, *given])
         given += [f"train.budget={_STEPS}steps", "run.existing=restart"]
-        examined = round(min(p.examined, _EXAMINED))
+        examined = round(min(trial.examined, _EXAMINED))
         given += [f"train.eval_every={_EVERY}", f"train.eval_tokens={examined}"]
         begun = time.monotonic()
         line = _command("llm.train", jobs, [*others, *given])
         if line is not None:
             write_json(Path(line) / WALL, time.monotonic() - begun)
-    return len(kinds)
 
 
 def _command(module: str, jobs: Jobs, given: list[str]) -> str | None:

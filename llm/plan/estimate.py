@@ -14,6 +14,7 @@ from llm.config.validate import Validated
 from llm.plan.cost import Costs
 from llm.plan.history import Estimate, History, Pace, machine_name, signature
 from llm.plan.memory import peak_memory
+from llm.plan.timing import Unmeasured
 from llm.runs.fairness import Entry
 from llm.sweep.answer import Answers
 
@@ -38,10 +39,12 @@ class Planned:
     vocab_known: bool = True
     tokens: float = math.nan
     examined: float = math.inf  # tokens of an evaluation at most
-    prepared: bool = True  # whether its data are
+    prepared: bool = False  # whether its data are, as far as one knows
     memory: Estimate = _UNKNOWN
     seconds: Estimate = _UNKNOWN
     entry: Entry | None = None
+    #: Overrides, beside its own, of what `compare=time` has to see run first.
+    unmeasured: list[list[str]] = field(default_factory=list)
 
     @property
     def flops(self) -> float:
@@ -75,6 +78,7 @@ class Planner:
             self._fill(planned, made.validated(self.jobs.choices))
         except Refused as refusal:
             planned.state = "refused"
+            planned.unmeasured = refusal.lines if isinstance(refusal, Unmeasured) else []
             planned.problem = str(as_problem(refusal, made.words))
         return planned
 
@@ -126,6 +130,7 @@ class Planner:
             planned.flops,
             account.params_active,
             account.params_total,
+            config["compare"],
         )
 
 

@@ -4,6 +4,7 @@ import json
 import math
 import platform
 import statistics
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -97,6 +98,16 @@ class History:
         ratio = _median((_forward(p, examined) for p in same), ratio)
         return Pace(token, examined * token * ratio, start, basis)
 
+    def of_widths(self, mark: str, machine: str) -> dict[int, float]:
+        """`d_ff` to seconds a token, of runs that differ from signature `mark` in it alone."""
+        _, wanted = _without_width(mark)
+        found: dict[int, list[float]] = defaultdict(list)
+        for past in self.past:
+            d_ff, rest = _without_width(past.signature)
+            if past.machine == machine and rest == wanted and d_ff is not None:
+                found[d_ff].append(past.seconds_per_token)
+        return {d_ff: statistics.median(times[-5:]) for d_ff, times in found.items()}
+
     def memory(self, mark: str, machine: str, formula: float) -> Estimate:
         """Peak bytes: measured, or the formula times what it was off by in other runs."""
         here = [p for p in self.past if p.machine == machine and p.peak_memory]
@@ -106,6 +117,12 @@ class History:
         ratios = [p.peak_memory / p.formula for p in here if p.peak_memory]
         factor = statistics.median(ratios) if ratios else 1.0
         return Estimate(formula * min(max(factor, 0.5), 2.0), "scaled")
+
+
+def _without_width(mark: str) -> tuple[int | None, Any]:
+    """A signature's `d_ff`, and the rest of it."""
+    told = json.loads(mark)
+    return told[0][0].pop("d_ff", None), told
 
 
 def machine_name(facts: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from llm.config import stand_in
 
-if "torch" not in sys.modules:
+if __name__ == "__main__":  # elsewhere PyTorch may be wanted, or be there
     stand_in.install()
 
 from llm.config.entry import guard

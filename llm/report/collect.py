@@ -63,6 +63,14 @@ class Result:
     def is_dense(self) -> bool:
         return "n_experts" not in self.config["moe"]
 
+    @property
+    def compare(self) -> str | None:
+        """What a dense partner has equal with a model with experts; None for other runs."""
+        if not self.is_dense or self.named.get("moe") == "dense":
+            return None
+        by = self.named.get("compare") or self.config.get("compare")
+        return None if by in (None, "null") else str(by)
+
     def entry(self) -> Entry:
         tokens = self.facts.get("tokens")
         flops = tokens * self.facts["flops_per_token"] if tokens else None
@@ -74,6 +82,7 @@ class Result:
             flops,
             self.facts.get("params_active"),
             self.facts.get("params_total"),
+            self.compare,
         )
 
 
@@ -245,8 +254,9 @@ def _label(results: list[Result]) -> None:
     if results and all(result.named for result in results):
         for result in results:
             words = [f"{_leaf(k)}={v}" for k, v in result.named.items() if k != "seed"]
-            if result.is_dense:  # keys of experts have no effect
+            if result.is_dense and not result.compare:  # keys of experts have no effect
                 words = [word for word in words if word.split("=")[0] not in _EXPERT_KEYS]
+            words = [word for word in words if word != "compare=null"]
             result.label = " ".join(words) or "everything at its default"
         return
     stems = {result.id: result.id.rsplit("-", 1)[0] for result in results}
@@ -268,10 +278,14 @@ def _label(results: list[Result]) -> None:
     for result in results:
         row = rows[result.id]
         words = [f"{_leaf(k)}={row[k]}" for k in sorted(differing) if k in row]
+        words += [f"compare={result.compare}"] if result.compare else []
         result.label = " ".join([shown[stems[result.id]]] * several + words) or stems[result.id]
 
 
-_EXPERT_KEYS = ("n_experts", "top_k", "balance_loss", "z_loss", "capacity_factor", "granularity")
+_EXPERT_KEYS = (
+    *("n_experts", "top_k", "balance_loss", "z_loss", "capacity_factor", "granularity"),
+    "compare",
+)
 
 
 def _leaf(key: str) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from llm.report.collect import Result
 from llm.report.statistics import Comparison, Mean, compare, mean_interval
-from llm.runs.fairness import flat
+from llm.runs.fairness import flat, pair
 
 
 @dataclass
@@ -69,9 +69,9 @@ def _reference(row: Standing, rows: list[Standing]) -> Standing | None:
         and not row.first.is_dense
         and _size(other.first) == _size(row.first)
     ]
-    # Of several, the one that differs in least, so that one thing is compared.
+    # Of several its own partner, or the one that differs in least, so that one thing is compared.
     if dense:
-        return max(dense, key=lambda other: _likeness(other.first, row.first))
+        return max(dense, key=lambda other: _likeness(other, row))
     return rows[0] if row is not rows[0] else None
 
 
@@ -79,9 +79,10 @@ def _size(result: Result) -> tuple[object, object]:
     return result.config["model"]["d_model"], result.config["model"]["n_layers"]
 
 
-def _likeness(one: Result, other: Result) -> int:
-    a, b = flat(one.recorded), flat(other.recorded)
-    return sum(a[key] == b[key] for key in a.keys() & b.keys())
+def _likeness(one: Standing, other: Standing) -> tuple[bool, int]:
+    a, b = flat(one.first.recorded), flat(other.first.recorded)
+    equal = sum(a[key] == b[key] for key in a.keys() & b.keys())
+    return pair(one.label) == pair(other.label), equal
 
 
 def _by_seed(row: Standing, metric: str) -> dict[int, float]:

@@ -5,8 +5,10 @@
   python -m llm.runs tag RUN WORD ...               add tags; -WORD takes one away
   python -m llm.runs rm RUN ... [--yes]             delete
   python -m llm.runs sync [RUN ...] [--offline]     send to W&B from metrics.jsonl, whole, again
+  python -m llm.runs dashboard [SWEEP]              a W&B workspace for these runs
 
 RUN is an id, its last digits, or a path. `--outputs=FOLDER` looks elsewhere than in outputs/.
+`--project=NAME` and `--entity=NAME` say where in W&B; `--to=FILE.json` writes the workspace there.
 """
 
 import shutil
@@ -15,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from llm.config.entry import guard
-from llm.config.errors import Failed, Refused
+from llm.config.errors import Refused
 from llm.config.suggest import did_you_mean
 from llm.runs.directory import is_alive
 from llm.runs.listing import Condition, Listed, curve, differences, find, pick, sweeps_of
 from llm.tracking.progress import brief, clock
 
-_FLAGS = ("--sort", "--outputs", "--yes", "--offline", "--project", "--help")
+_FLAGS = ("--sort", "--outputs", "--yes", "--offline", "--project", "--entity", "--to", "--help")
 
 _SHOWN = ("id", "state", "tag", "tags", "model", "moe", "data", "val_loss", "excess", "tokens")
 
@@ -49,11 +51,22 @@ def run(arguments: list[str]) -> int:
     elif command == "rm" and rest:
         _remove(outputs, [pick(runs, word) for word in rest], "--yes" in flags)
     elif command == "sync":
+        from llm.runs.sync import sync
+
         chosen = [pick(runs, word) for word in rest] or runs
         mode = "offline" if "--offline" in flags else "online"
-        _sync(chosen, mode, flags.get("--project"))
+        sync(chosen, mode, flags.get("--project"), flags.get("--entity"))
+    elif command == "dashboard" and len(rest) < 2:
+        from llm.runs.dashboard import dashboard
+
+        sweep = rest[0].rstrip("/").rsplit("/", 1)[-1] if rest else None
+        chosen = runs if sweep is None else _of_sweep(outputs, runs, sweep)
+        where = [flags.get(name) for name in ("--project", "--entity", "--to")]
+        if where[2] == "":
+            raise Refused("--to: write --to=FILE.json, or --to=- to print it")
+        dashboard(chosen, sweep, *where)
     else:
-        commands = ("list", "diff", "tag", "rm", "sync")
+        commands = ("list", "diff", "tag", "rm", "sync", "dashboard")
         hint = did_you_mean(command, commands) if command not in commands else "; see --help"
         raise Refused(f"{' '.join(words)}: is no command of llm.runs{hint}")
     return 0
@@ -141,35 +154,13 @@ def _remove(outputs: Path, runs: list[Listed], sure: bool) -> None:
         shutil.rmtree(run.folder)
 
 
-def _sync(runs: list[Listed], mode: str, project: str | None) -> None:
-    """Each run's whole log again, under its own id: what W&B has of it is continued."""
-    import json
-
-    import yaml
-
-    from llm.tracking.wandb_mirror import Wandb
-
-    failed = 0
-    for run in runs:
-        if is_alive(run.folder):
-            print(f"{run.id}: is being trained, and mirrors itself", file=sys.stderr)
-            continue
-        told: list[str] = []
-        config: Any = yaml.safe_load((run.folder / "config.yaml").read_text(encoding="utf-8"))
-        options = {"project": project} if project else {}
-        tracker = Wandb(mode=mode, tags=run.tags or None, patience=600.0, **options)  # type: ignore[arg-type]
-        facts = json.loads((run.folder / "run.json").read_bytes())
-        sweep, flops = facts.get("sweep"), facts.get("flops_per_token")
-        tracker.start(run.id, run.folder, config, sweep, 0, flops, told.append)
-        tracker.finish(0 if run.state == "finished" else 1)
-        for line in told:
-            print(f"{run.id}: {line}", file=sys.stderr)
-        failed += bool(told)
-        print(run.id if not told else f"{run.id}  not sent")
-    if failed:
-        raise Failed(
-            f"{failed} of {len(runs)} runs were not sent as asked; the same line tries again"
-        )
+def _of_sweep(outputs: Path, runs: list[Listed], sweep: str) -> list[Listed]:
+    """The runs that a sweep lists."""
+    listed = sweeps_of(outputs)
+    names = sorted({name for found in listed.values() for name in found})
+    if sweep not in names:
+        raise Refused(f"{sweep}: there is no such sweep{did_you_mean(sweep, names)}")
+    return [run for run in runs if sweep in listed.get(run.id, [])]
 
 
 def _sortable(value: Any) -> tuple[int, Any]:

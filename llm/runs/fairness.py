@@ -11,8 +11,23 @@ from typing import Any
 
 from llm.config.choices import leaves
 
+#: What `compare` makes equal, and by which keys a dense partner differs (`llm.plan.partner`).
+_EQUAL = {
+    "active_flops": "active FLOPs a token",
+    "total_params": "total parameters",
+    "memory": "estimated memory",
+    "time": "the time of a step",
+}
+_OF_PARTNERS = ("moe", "model.d_ff", "model.moe_every", "model.dense_first")
+_AMOUNTS = {
+    "tokens": "training tokens",
+    "flops": "active FLOPs of training",
+    "params_active": "active parameters",
+    "params_total": "total parameters",
+}
 #: Factors that make losses a different question, not a different answer.
 _DATA, _TOKENIZER = "data", "tokenizer"
+_TOLERANCE = 1.05
 
 
 @dataclass(frozen=True)
@@ -26,6 +41,7 @@ class Entry:
     flops: float | None = None  # of the whole training
     params_active: float | None = None
     params_total: float | None = None
+    compare: str | None = None  # what a dense partner has equal with its model with experts
 
 
 @dataclass(frozen=True)
@@ -38,6 +54,19 @@ class Arm:
     @property
     def label(self) -> str:
         return self.entries[0].name or "all alike"
+
+    @property
+    def compare(self) -> str | None:
+        return self.entries[0].compare
+
+    @property
+    def pair(self) -> frozenset[str]:
+        return pair(self.entries[0].name)
+
+
+def pair(name: str) -> frozenset[str]:
+    """The words of an arm's name that its dense partner's name has, too."""
+    return frozenset(word for word in name.split() if not word.startswith("compare="))
 
 
 def flat(config: dict[str, Any]) -> dict[str, Any]:
@@ -75,16 +104,19 @@ def warnings(entries: Sequence[Entry], named: Iterable[str]) -> list[str]:
         return []
     named = [name.replace("/", ".") for name in named]
     told = []
-    beside = [key for key in differing if not any(_within(key, name) for name in named)]
+    partners = [arm for arm in found if arm.compare]
+    meant = [*named, *_OF_PARTNERS] if partners else named
+    beside = [key for key in differing if not any(_within(key, name) for name in meant)]
     if named and beside:
         told.append(f"arms differ in more than the named factors: {_listed(beside)}")
     if any(_within(key, _DATA) for key in differing):
         told.append("arms learn from different data: their losses do not compare")
     elif any(_within(key, _TOKENIZER) for key in differing):
         told.append("arms have different tokenizers: compare val/bpb, not val/loss")
-    told += _unequal(found, "tokens", "training tokens")
-    told += _unequal(found, "flops", "active FLOPs of training")
-    told += _unequal(found, "params_active", "active parameters")
+    others = [arm for arm in found if not arm.compare]
+    for name in ("tokens", "flops", "params_active"):
+        told += _unequal(others, name, _AMOUNTS[name])
+    told += _intended(partners, others)
     told += _seeds(found)
     return told
 
@@ -96,6 +128,37 @@ def _seeds(found: list[Arm]) -> list[str]:
     if any(of_arm != seeds[0] for of_arm in seeds):
         return ["arms have different seeds: only those that both have are compared in pairs"]
     return []
+
+
+def _intended(partners: Sequence[Arm], others: Sequence[Arm]) -> list[str]:
+    """What each kind of dense partner has equal with its models with experts, and what not."""
+    beside = {arm.pair: arm for arm in others}
+    kinds: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for arm in partners:
+        other = beside.get(arm.pair)
+        if other is None:
+            continue
+        for name in _AMOUNTS:
+            mine, theirs = getattr(arm.entries[0], name), getattr(other.entries[0], name)
+            if mine and theirs and math.isfinite(mine / theirs):
+                kinds[str(arm.compare)][name].append(mine / theirs)
+    told = []
+    for compare, ratios in kinds.items():
+        line = f"compare={compare} makes {_EQUAL.get(compare, compare)} equal"
+        unequal = [
+            f"{_times(of_pairs)} the {_AMOUNTS[name]}"
+            for name, of_pairs in ratios.items()
+            if max(max(of_pairs), 1 / min(of_pairs)) >= _TOLERANCE
+        ]
+        if unequal:
+            line += f", and not the rest: dense partners have {', '.join(unequal)}"
+        told.append(line)
+    return told
+
+
+def _times(ratios: list[float]) -> str:
+    low, high = f"{min(ratios):.2f}", f"{max(ratios):.2f}"
+    return f"{low} times" if low == high else f"{low} to {high} times"
 
 
 def _unequal(found: list[Arm], name: str, words: str) -> list[str]:
@@ -111,7 +174,7 @@ def _unequal(found: list[Arm], name: str, words: str) -> list[str]:
         return []
     low, high = min(worst), max(worst)
     ratio = high[0] / low[0]
-    if ratio < 1.05:
+    if ratio < _TOLERANCE:
         return []
     return [f"unequal {words}: {ratio:.2f} times as much with {high[1]} as with {low[1]}"]
 

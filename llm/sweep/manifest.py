@@ -29,7 +29,7 @@ def write(jobs: Jobs, tasks: Iterable[Task], earlier: Sequence[dict[str, Any]]) 
     ]
     folder = Path(jobs.folder)
     folder.mkdir(parents=True, exist_ok=True)
-    line = [override.text for override in jobs.typed]
+    line = [override.text for override in jobs.line]
     snapshot = jobs.snapshot.name if jobs.snapshot else None
     about = {"sweep": jobs.sweep, "command": jobs.command, "line": line, "snapshot": snapshot}
     listed = sorted([*earlier, *now], key=lambda told: int(told["job"]))

@@ -72,9 +72,10 @@ def _sources(choices: Choices, plugins: list[str]) -> dict[str, Path]:
     package = Path(llm.__file__).parent
     found = {"llm": package, "conf": choices.conf}
     found |= {f"others/{i:02}": folder for i, folder in enumerate(choices.others)}
-    launcher = package.parent / "hydra_plugins" / "llm_local.py"
-    if launcher.exists():
-        found["hydra_plugins/llm_local.py"] = launcher
+    for name in ("llm_local.py", "llm_grid.py"):  # launcher and sweeper
+        plugin_file = package.parent / "hydra_plugins" / name
+        if plugin_file.exists():
+            found[f"hydra_plugins/{name}"] = plugin_file
     for plugin in plugins:
         spec = find_spec(plugin)
         if spec is not None and spec.origin and "site-packages" not in spec.origin:

@@ -6,6 +6,8 @@ process follows `metrics.jsonl`, `perf.jsonl` and the samples, and feeds the wan
 all on the other side of a process boundary; training pays for one spawn (1 ms) and an empty read
 a second. In a thread instead, importing wandb stopped a loop of small operations for three to four
 seconds on two cores: each of them gives the interpreter lock away and queues for it again.
+Nothing that the child may do, or not do, can make the loop wait: what they say to one another goes
+through files, and the one pipe carries one word, at the end.
 What the child does not manage to send is still in `metrics.jsonl`.
 """
 
@@ -24,12 +26,14 @@ from llm.config.types import UNRECORDED, PositiveFloat
 
 #: What the two sides share, in `RUN/wandb/`.
 JOB, SAMPLES, NEWS, LOG = "job.json", "samples.jsonl", "news.txt", "mirror.log"
+#: The child's exit code where it has said why W&B has less than it was meant to have.
+NOT_SENT = 3
 #: Seconds between two looks at the child: 40 µs each, too much for every step of a tiny model.
 PERIOD = 1.0
 
 
 class Wandb:
-    """W&B, offline by default: no account, no network, `wandb sync RUN/wandb/offline-run-*` later.
+    """W&B, offline by default: no account, no network, `python -m llm.runs sync` sends it later.
 
     mode: "online" sends points as they come, and turns to offline where that fails.
     project, entity, tags: where the run is shown; its id is the run's own id.
@@ -76,48 +80,31 @@ class Wandb:
 
         `config` is nested plain data and is flattened to dotted names; `group` is the sweep.
         Call it after the logs were cut back: the copy is made from their first line, so that a
-        resumed run has each step once, whatever happened to the copy before (and `resumed_at`
-        tells nothing that the logs do not). Never raises.
+        resumed run has each step once, whatever happened to the copy before. `resumed_at` 0 says
+        that W&B should know nothing of the run yet. Never raises.
         """
         self._say = say or _to_stderr
-        job = {
-            "run_id": run_id,
-            "group": group,
-            "config": config,
-            "flops_per_token": flops_per_token,
-            "mode": self.mode,
-            "project": self.project,
-            "entity": self.entity,
-            "tags": self.tags or [],
-            "init_timeout": self.init_timeout,
-            "system_stats": self.system_stats,
-        }
-        try:
-            self._spawn(Path(folder).absolute(), job)
-        except Exception as error:  # read-only disk, no memory for a process, odd config values
-            self._stop(f"could not start ({error})")
+        about = {"run_id": run_id, "group": group, "flops_per_token": flops_per_token}
+        self._begin(Path(folder), {**about, "config": config, "new": resumed_at == 0})
 
-    def _spawn(self, folder: Path, job: dict[str, Any]) -> None:
-        self._folder = folder / "wandb"
-        self._folder.mkdir(parents=True, exist_ok=True)
-        (self._folder / JOB).write_text(json.dumps(job, default=str, indent=1))
-        (self._folder / NEWS).write_text("")
-        self._news = open(self._folder / NEWS, encoding="utf-8")  # noqa: SIM115 (open as the run)
-        package_root = str(Path(llm.__file__).resolve().parent.parent)
-        inherited = [os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else []
-        with open(self._folder / LOG, "wb") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "llm.tracking.wandb_process", str(folder)],
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                cwd=self._folder,
-                env=os.environ
-                | {"PYTHONPATH": os.pathsep.join([package_root, *inherited])}
-                # the folder it stands in is called wandb and must not be imported
-                | {"PYTHONSAFEPATH": "1"},
-                start_new_session=True,  # Ctrl-C is for the loop, which then calls `finish`
-            )
+    def send(
+        self,
+        run_id: str,
+        folder: Path,
+        config: Mapping[str, Any],
+        group: str | None,
+        exit_code: int | None,
+        flops_per_token: float | None = None,
+        say: Callable[[str], None] | None = None,
+    ) -> bool:
+        """Copy a run that is over, as `start` and `finish` do; whether all of it was taken.
+
+        Without an exit code it was killed, and W&B will show it as crashed.
+        """
+        self._say = say or _to_stderr
+        about = {"run_id": run_id, "group": group, "flops_per_token": flops_per_token}
+        self._begin(Path(folder), {**about, "config": config, "killed": exit_code is None})
+        return self._end_with(1 if exit_code is None else exit_code)
 
     def log(self, step: int, tokens: int, metrics: Mapping[str, Any]) -> None:
         """Nothing to send, since the point is in the logs; passes on what the copy has to say."""
@@ -140,26 +127,74 @@ class Wandb:
         """End the copy with the state that the run ended in; waits `patience` seconds at most.
 
         A process that ends without this call (killed, say) leaves a run that W&B shows as
-        crashed, with every point that reached the logs.
+        crashed, with what had reached the logs.
         """
+        self._end_with(exit_code)
+
+    def _begin(self, folder: Path, about: dict[str, Any]) -> None:
+        job = {
+            "new": False,
+            "killed": False,
+            "mode": self.mode,
+            "project": self.project,
+            "entity": self.entity,
+            "tags": self.tags or [],
+            "init_timeout": self.init_timeout,
+            "system_stats": self.system_stats,
+            **about,
+        }
+        try:
+            self._spawn(folder.absolute(), job)
+        except Exception as error:  # read-only disk, no memory for a process, odd config values
+            self._stop(f"could not start ({error})")
+
+    def _spawn(self, folder: Path, job: dict[str, Any]) -> None:
+        self._folder = folder / "wandb"
+        self._folder.mkdir(parents=True, exist_ok=True)
+        (self._folder / JOB).write_text(json.dumps(job, default=str, indent=1))
+        (self._folder / NEWS).write_text("")
+        self._news = open(self._folder / NEWS, encoding="utf-8")  # noqa: SIM115 (open as the run)
+        package_root = str(Path(llm.__file__).resolve().parent.parent)
+        inherited = [os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else []
+        # Not the same file: the process of an attempt that was killed may still write there.
+        (self._folder / LOG).unlink(missing_ok=True)
+        with open(self._folder / LOG, "wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "llm.tracking.wandb_process", str(folder)],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                cwd=self._folder,
+                env=os.environ
+                | {"PYTHONPATH": os.pathsep.join([package_root, *inherited])}
+                # the folder it stands in is called wandb and must not be imported
+                | {"PYTHONSAFEPATH": "1"},
+                # A group of its own, as Ctrl-C is for the loop, which then calls `finish`. In a
+                # session of its own its niceness would not count: Linux shares out time by session.
+                process_group=0,
+            )
+
+    def _end_with(self, exit_code: int) -> bool:
         self._listen()
         process = self._process
         if process is None:
-            return
+            return False
         try:
             if process.stdin is not None:
                 with suppress(OSError):  # it died meanwhile, as the wait will tell
                     process.stdin.write(f"{int(exit_code)}\n".encode())
-                    process.stdin.close()
-            process.wait(self.patience)
-            self._listen(expected_code=0)
+                    process.stdin.flush()  # and not closed: that says that nobody waits any more
+            code = process.wait(self.patience)
+            self._listen(at_end=True)
+            return code == 0
         except subprocess.TimeoutExpired:
             self._listen()
             self._stop(f"had not finished after {self.patience:g} s")
+            return False
         finally:
             self._end()
 
-    def _listen(self, expected_code: int | None = None) -> None:
+    def _listen(self, at_end: bool = False) -> None:
         """Pass on the child's lines, and notice its death."""
         process, news = self._process, self._news
         if process is None or news is None:
@@ -171,7 +206,7 @@ class Wandb:
         except OSError as error:
             self._stop(f"cannot be heard any more ({error})")
             return
-        if code is not None and code != expected_code:
+        if code is not None and not (at_end and code in (0, NOT_SENT)):
             self._stop(f"its process ended ({self._last_words() or f'code {code}'})")
 
     def _last_words(self) -> str:
@@ -182,7 +217,10 @@ class Wandb:
         return ""
 
     def _stop(self, reason: str) -> None:
-        self._say(f"W&B is off: {reason}; metrics.jsonl has everything")
+        self._say(
+            f"W&B is off: {reason}; metrics.jsonl has everything, and python -m llm.runs sync "
+            "sends it"
+        )
         self._end()
 
     def _end(self) -> None:

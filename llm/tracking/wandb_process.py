@@ -1,8 +1,9 @@
 """The process that copies a run's logs to Weights & Biases: `python -m …wandb_process RUN`.
 
 It reads the logs from their first line, follows them while the run lives, and ends when its
-standard input does: with a number on it, the run's exit code, or without a word, which means that
-the run was killed and is to be shown as crashed. Nobody waits for this process, so it may be slow.
+standard input says how the run ended: with a number, its exit code, or without a word, which means
+that the run was killed and is to be shown as crashed. Nobody waits for this process, so it may be
+slow.
 """
 
 import json
@@ -11,16 +12,17 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from llm.tracking.log import MetricLog, PerfLog, parse
-from llm.tracking.wandb_mirror import JOB, NEWS, SAMPLES
+from filelock import FileLock
+
+from llm.tracking.points import Points
+from llm.tracking.wandb_mirror import JOB, LOG, NEWS, NOT_SENT, SAMPLES
 
 #: Seconds between two looks at the logs.
 PERIOD = 0.5
-#: Seconds that the process may outlive the run, whatever wandb is doing.
+#: Seconds that the process may outlive the one that started it, whatever wandb is doing.
 AFTERLIFE = 60.0
 #: Names of metrics a run: W&B slows down beyond 10,000 a project.
 MAX_NAMES = 1000
@@ -30,6 +32,10 @@ MAX_SAMPLES = 100
 MAX_BINS = 512
 #: wandb refuses a table of more rows than 200,000, and draws far fewer.
 MAX_CELLS = 10_000
+#: Seconds between two transmissions of wandb's service, unless it was set.
+TRANSMISSION = 15.0
+#: What the service says, on standard error only, when W&B refuses points for good.
+REFUSAL = b"Fatal error while uploading"
 
 
 class Ending:
@@ -44,62 +50,9 @@ class Ending:
         word = sys.stdin.readline().strip()
         self.code = int(word) if word else None
         self.over.set()
+        sys.stdin.read()  # until whoever waits for the last points, and limits that, is gone too
         time.sleep(AFTERLIFE)
         os._exit(1)  # wandb hangs, in whichever call
-
-
-class Follower:
-    """The rows that were appended to a log since the last look."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        self.position = 0
-
-    def rows(self) -> Iterator[dict[str, Any]]:
-        try:
-            with open(self.path, "rb") as file:
-                file.seek(self.position)
-                text = file.read()
-        except FileNotFoundError:
-            return
-        whole = text[: text.rfind(b"\n") + 1]
-        self.position += len(whole)
-        yield from parse(whole, self.path)
-
-
-class Points:
-    """Joins the logs to one row a step, in order, since W&B takes steps only in order."""
-
-    def __init__(self, run: Path, flops_per_token: float | None):
-        self.metrics = Follower(run / MetricLog.filename)
-        self.perf = Follower(run / PerfLog.filename)
-        self.samples = Follower(run / "wandb" / SAMPLES)
-        self.flops_per_token = flops_per_token
-        self.waiting: dict[int, dict[str, Any]] = {}
-        self.last_step = -1  # of the metric log
-
-    def ready(self, over: bool) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Steps that are complete, each with its row: those before the last one of the metric
-        log, to which more may still come, and at the end that one too. What other logs have
-        beyond it belongs to steps that were lost with a killed run, and will be replaced."""
-        for row in self.metrics.rows():
-            step, tokens = row.pop("step"), row["tokens"]
-            if self.flops_per_token is not None:
-                row["flops"] = tokens * self.flops_per_token
-            self._at(step).update(row)
-            self.last_step = step
-        for row in self.perf.rows():
-            step, tokens = row.pop("step"), row.pop("tokens")
-            row = {name if "/" in name else f"perf/{name}": row[name] for name in row}
-            self._at(step).update({"tokens": tokens, **row})
-        for row in self.samples.rows():
-            self._at(row.pop("step")).setdefault("samples", []).append(row)
-        for step in sorted(self.waiting):
-            if step < self.last_step or (over and step == self.last_step):
-                yield step, self.waiting.pop(step)
-
-    def _at(self, step: int) -> dict[str, Any]:
-        return self.waiting.setdefault(step, {})
 
 
 class Mirror:
@@ -109,6 +62,9 @@ class Mirror:
         self.run_folder, self.folder = run, run / "wandb"
         self.names: set[str] = set()
         self.full = False  # no room for more names, as was said
+        self.refused = False
+        self.heard = 0  # bytes of what the service said
+        self.online = job["mode"] == "online"
         self.samples: list[tuple[Any, ...]] = []
         _quiet_surroundings(self.folder)
         import wandb  # a second or more
@@ -118,19 +74,24 @@ class Mirror:
             # The new copy starts at the first step, so that `wandb sync` on both would clash.
             (self.folder / "earlier").mkdir(exist_ok=True)
             old.rename(self.folder / "earlier" / old.name)
-        if job["mode"] == "online":
+        if self.online:
             try:
                 self.run = self._init(job, "online")
             except Exception as error:
                 reason = " ".join(str(error).split()) or type(error).__name__
-                self.tell(f"cannot go online ({reason}); it keeps an offline copy instead")
+                self.tell(
+                    f"cannot go online ({reason}); it keeps an offline copy instead, "
+                    "which python -m llm.runs sync sends"
+                )
+                self.online = False
                 wandb.teardown()  # its service would hold the id as one in use
-                self.run = self._init(job, "offline")
-        else:
+        if not self.online:
             self.run = self._init(job, "offline")
+        if job["new"] and self.run.starting_step > 0:
+            self.tell(f"has steps up to {self.run.starting_step - 1} of this run, and keeps them")
         self.run.define_metric("tokens")
         self.run.define_metric("flops")
-        for section in ("train", "val", "moe", "perf", "data"):
+        for section in ("train", "val", "moe", "perf", "data", "grad_norm", "update_ratio"):
             self.run.define_metric(f"{section}/*", step_metric="tokens")
 
     def _init(self, job: dict[str, Any], mode: str) -> Any:
@@ -148,7 +109,6 @@ class Mirror:
             dir=str(self.folder.parent),
             settings=self.wandb.Settings(
                 console="off",
-                silent=True,
                 disable_git=True,  # run.json has the commit, and hashing a large tree takes time
                 disable_code=True,
                 save_code=False,
@@ -158,6 +118,7 @@ class Mirror:
                 x_disable_machine_info=not job["system_stats"],
                 x_disable_stats=not job["system_stats"],
                 x_transaction_log_flush_interval=PERIOD,
+                x_update_finish_state=not job["killed"],
                 init_timeout=job["init_timeout"],
                 login_timeout=job["init_timeout"],
             ),
@@ -168,14 +129,28 @@ class Mirror:
         with open(self.folder / NEWS, "a", encoding="utf-8") as file:
             file.write(line + "\n")
 
+    def look(self) -> None:
+        """Notice, once, that W&B takes no more of this run (a key withdrawn, a run deleted)."""
+        if not self.online or self.refused:
+            return
+        with open(self.folder / LOG, "rb") as file:
+            file.seek(self.heard)
+            said = file.read()
+        self.heard += said.rfind(b"\n") + 1
+        if REFUSAL in said:
+            self.refused = True
+            self.tell(
+                "refuses this run's points from now on; python -m llm.runs sync sends the rest"
+            )
+
     def log(self, step: int, row: dict[str, Any]) -> None:
+        if "samples" in row:
+            row["samples"] = self._table(step, row["samples"])
         if step < self.run.starting_step:
             return  # an online run that goes on: its server has these
         shown: dict[str, Any] = {}
         for name, value in row.items():
-            if name == "samples":
-                shown[name] = self._table(step, value)
-            elif isinstance(value, list) and value and isinstance(value[0], list):
+            if isinstance(value, list) and value and isinstance(value[0], list):
                 shown[name] = self._grid(value)
             elif isinstance(value, list):
                 shown[name] = self._bars(value)
@@ -190,6 +165,18 @@ class Mirror:
             self.tell(f"shows the first {MAX_NAMES} names of metrics only, and leaves out the rest")
         self.names.update(new[:room])
         self.run.log({n: v for n, v in shown.items() if n in self.names}, step=step, commit=True)
+
+    def leave(self) -> None:
+        """Go without a word to W&B, which then hears no more of the run and calls it crashed.
+
+        What was logged is sent first, where it can be: the service has no word for that, but
+        sends every so often.
+        """
+        interval = TRANSMISSION if self.online else 0.0
+        if self.online:
+            interval = self.run.settings.x_file_stream_transmit_interval or interval
+        time.sleep(interval + 2 * PERIOD)
+        os._exit(0)  # an orderly exit would be reported to W&B as the run's
 
     def _bars(self, values: list[Any]) -> Any:
         """Expert i's value as the height of bar i, which W&B draws as a heat map over time."""
@@ -235,7 +222,8 @@ def _quiet_surroundings(folder: Path) -> None:
     for name in ("WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
         os.environ.setdefault(name, str(folder / "cache"))
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # no reports of its own crashes
-    os.environ["WANDB_SILENT"] = "true"
+    # Warnings go to the log of this process, and nothing else.
+    os.environ |= {"WANDB_SILENT": "false", "WANDB_SHOW_INFO": "false"}
 
 
 def _detach() -> None:
@@ -251,22 +239,30 @@ def _detach() -> None:
     os.close(nothing)
 
 
-def main(run: Path) -> None:
+def main(run: Path) -> int:
+    """Copy `run` until it is over; 0 where W&B has it as it was asked to."""
     _detach()
     ending = Ending()
     job = json.loads((run / "wandb" / JOB).read_text())
-    mirror = Mirror(run, job)
-    points = Points(run, job["flops_per_token"])
-    over = False
-    while not over:
-        over = ending.over.wait(PERIOD)
-        for step, row in points.ready(over):
-            mirror.log(step, row)
-    if ending.code is None:
-        time.sleep(2 * PERIOD)  # until wandb's service has flushed what it was given
-        os._exit(0)  # an orderly exit would be reported to W&B as the run's
-    mirror.run.finish(exit_code=ending.code)
+    # The process of an attempt that was killed may be sending still, to the same W&B run.
+    with FileLock(run / "wandb" / "lock"):
+        mirror = Mirror(run, job)
+        points = Points(run, run / "wandb" / SAMPLES, job["flops_per_token"], mirror.tell)
+        over = False
+        while not over:
+            over = ending.over.wait(PERIOD)
+            # The last step of a killed run is sent, with all that belongs to it, when it goes on.
+            complete = over and ending.code is not None and not job["killed"]
+            for step, row in points.ready(complete):
+                mirror.log(step, row)
+            mirror.look()
+        if ending.code is None:
+            mirror.leave()
+        mirror.run.finish(exit_code=ending.code)
+        mirror.look()
+        as_asked = mirror.online == (job["mode"] == "online") and not mirror.refused
+        return 0 if as_asked else NOT_SENT
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    sys.exit(main(Path(sys.argv[1])))

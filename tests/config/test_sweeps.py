@@ -73,7 +73,7 @@ def test_values_typed_one_by_one_are_the_option_that_has_them(type_line):
     tiny, nano = type_line.accepted("model=tiny"), type_line.accepted("model=nano")
     other = dict(leaves(nano.config["model"], "model"))
     typed = [
-        f"{key}={'null' if value is None else str(value).lower()}"
+        f"{key}={json.dumps(value).strip('"')}"
         for key, value in leaves(tiny.config["model"], "model")
         if other.get(key, MISSING) != value
     ]
@@ -116,6 +116,13 @@ def identity(line: list[str]) -> str:
         made = jobs.job(0, overrides, composer)
     assert isinstance(made, SweepJob), made
     return config_hash(made.validated(choices).identity)
+
+
+def test_flops_are_active_flops(type_line):
+    one, other = (
+        type_line.accepted(f"train.budget=1e12{name}") for name in ("flops", "active_flops")
+    )
+    assert one.validated.identity == other.validated.identity
 
 
 def test_an_edited_default_is_another_experiment(type_line, tmp_path):

@@ -172,3 +172,26 @@ def test_a_hundred_runs_take_less_than_half_a_minute(tmp_path):
     begun = time.monotonic()
     assert run([str(tmp_path)]) == 0
     assert time.monotonic() - begun < 30
+
+
+def test_a_dense_partner_is_an_arm_beside_its_model_with_experts(tmp_path):
+    runs, sweep = tmp_path / "runs", tmp_path / "sweeps" / "s"
+    sweep.mkdir(parents=True)
+    made = {"moe=dense moe.n_experts=2 compare=null": fake_run(runs)}
+    for n in (2, 8):
+        experts = f"moe=switch moe.n_experts={n}"
+        made[f"{experts} compare=null"] = fake_run(runs, moe="switch", n_experts=n)
+        partner = fake_run(runs, compare="active_flops", plugins=[str(n)])
+        made[f"{experts} compare=active_flops"] = partner
+    lines = [
+        {"job": i, "overrides": line.split(), "exit": 0, "problem": "", "run": folder.name}
+        for i, (line, folder) in enumerate(made.items())
+    ]
+    (sweep / "jobs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = {row.label: row.against for row in standings(collect([sweep]).results)}
+    assert found.keys() >= {"moe=dense", "moe=switch n_experts=8 compare=active_flops"}
+    assert len(found) == 5
+    for n in (2, 8):
+        assert (
+            found[f"moe=switch n_experts={n}"] == f"moe=switch n_experts={n} compare=active_flops"
+        )

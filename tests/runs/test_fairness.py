@@ -1,5 +1,7 @@
 """What makes a comparison unfair is said, and a fair one is left in peace."""
 
+from dataclasses import replace
+
 from llm.runs.fairness import Entry, arms, warnings
 
 
@@ -38,3 +40,17 @@ def test_every_unfairness_has_its_line():
     assert "unequal training tokens: 3.00 times" in told(*one, *more)
     assert "one seed an arm" in told(entry(1), entry(1, moe__n_experts=8))
     assert "different seeds" in told(*one, entry(1, moe__n_experts=8))
+
+
+def test_a_dense_partner_is_unequal_by_intention():
+    shape = {"model__d_ff": 99, "moe__n_experts": 0}
+    experts = [replace(entry(s), name="moe.n_experts=4 compare=null") for s in (1, 2)]
+    made = [entry(s, flops=2.31e6, **shape) for s in (1, 2)]
+    name = "moe.n_experts=4 compare=total_params"
+    partners = [replace(e, name=name, compare="total_params") for e in made]
+    assert warnings([*experts, *partners], ["compare"]) == [
+        "compare=total_params makes total parameters equal, and not the rest: "
+        "dense partners have 2.31 times the active FLOPs of training"
+    ]
+    another = [replace(entry(s, flops=1e6), name="moe.n_experts=8") for s in (1, 2)]
+    assert "active FLOPs" not in "".join(warnings([*another, *experts], ["compare"]))

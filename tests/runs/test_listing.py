@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from llm.config.errors import Refused
+from llm.config.errors import Failed, Refused
 from llm.runs import directory
 from llm.runs.__main__ import run
 from llm.runs.listing import Condition, find, pick
@@ -90,16 +90,22 @@ def test_sync_replays_the_log_through_the_mirror(outputs, monkeypatch, capsys):
 
     class Fake:
         def __init__(self, **options):
-            calls.append(("made", options["mode"]))
+            calls.append((options["mode"], options["tags"]))
 
-        def start(self, run_id, folder, config, group, resumed_at, flops, say):
-            calls.append((run_id, config["seed"], resumed_at, flops))
+        def send(self, run_id, folder, config, group, exit_code, flops, say):
+            calls.append((run_id, config["seed"], exit_code, flops))
+            return exit_code == 0
 
-        def finish(self, code):
-            calls.append(("over", code))
-
-    monkeypatch.setattr("llm.tracking.wandb_mirror.Wandb", Fake)
+    monkeypatch.setattr("llm.runs.sync.Wandb", Fake)
     name = ids(capsys, "moe=switch")[0]
     assert run(["sync", name, "--offline"]) == 0
-    flops = json.loads((outputs / name / "run.json").read_text())["flops_per_token"]
-    assert calls == [("made", "offline"), (name, 1, 0, flops), ("over", 0)]
+    file = outputs / name / "run.json"
+    facts = json.loads(file.read_text())
+    flops = facts["flops_per_token"]
+    assert calls == [("offline", []), (name, 1, 0, flops)]
+    # Nobody trains it any more, but it says so: it was killed, and has no exit code.
+    file.write_text(json.dumps({**facts, "state": "running"}))
+    with pytest.raises(Failed, match="1 of 1 runs were not sent"):
+        run(["sync", name])
+    assert calls[3] == (name, 1, None, flops)
+    file.write_text(json.dumps(facts))

@@ -1,48 +1,35 @@
-"""Trains every arm of sweep.yaml with every seed, and writes table.md, result.json, balance.png.
+"""Table and figure of the study, from its runs: table.md, result.json, balance.png.
 
-    python experiments/balance/run.py [--budget 5steps] [--seeds 1] [--into FOLDER]
+    python -m llm.train -m experiments=balance
+    python experiments/balance/table.py outputs/sweeps/balance-… [--into FOLDER]
 
-Runs are the house's own: what is finished is not trained again, what was interrupted goes on. The
-table is also put into README.md, between its two marks, unless --into names another folder.
+The table is also put into README.md, between its two marks, unless --into names another folder.
 """
 
 import argparse
 import json
-import math
-import os
 import re
 import statistics
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
-import yaml
 from matplotlib.figure import Figure
 
+from llm.report.collect import Result, collect
+from llm.report.leaderboard import by_arm
+from llm.report.statistics import mean_interval
+
 HERE = Path(__file__).parent
-#: 0.975-quantiles of Student's t by degrees of freedom: intervals over a few seeds.
-STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306}
 #: Steps at the end of training over which imbalance is averaged.
 LAST = 50
 
 
-def train(overrides: list[str]) -> Path:
-    """Train one run in a process of its own: its directory."""
-    environment = {**os.environ, "PYTHONPATH": str(HERE.parent.parent)}
-    command = [sys.executable, "-m", "llm.train", *overrides]
-    ended = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment, check=True)
-    return Path(ended.stdout.strip().splitlines()[-1])
-
-
-def measured(folder: Path) -> dict[str, float]:
+def measured(result: Result) -> dict[str, float]:
     """Excess in nats, largest over mean load of the worst layer, and experts without a token."""
-    with (folder / "metrics.jsonl").open() as lines:
+    with (result.folder / "metrics.jsonl").open() as lines:
         rows = [json.loads(line) for line in lines]
     trained = [row for row in rows if "moe/max_over_mean" in row][-LAST:]
-    (excess,) = [row["val/excess"] for row in rows if "val/excess" in row][-1:]
     return {
-        "excess": excess,
+        "excess": result.facts["excess"],
         "max_over_mean": statistics.mean(row["moe/max_over_mean"] for row in trained),
         "dead": statistics.mean(row["moe/dead"] for row in trained),
     }
@@ -50,10 +37,8 @@ def measured(folder: Path) -> dict[str, float]:
 
 def interval(values: list[float]) -> tuple[float, float]:
     """Mean, and half the width of its 95% interval (0 for a single value)."""
-    n = len(values)
-    if n < 2:
-        return values[0], 0.0
-    return statistics.mean(values), STUDENT[n - 1] * statistics.stdev(values) / math.sqrt(n)
+    found = mean_interval(values)
+    return found.mean, found.half or 0.0
 
 
 def table(results: dict[str, list[dict[str, float]]]) -> str:
@@ -97,22 +82,11 @@ def draw(results: dict[str, list[dict[str, float]]], file: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--budget", help="instead of sweep.yaml's, to try it out: 5steps")
-    parser.add_argument("--seeds", type=int, help="only the first so many")
+    parser.add_argument("sweep", type=Path, help="outputs/sweeps/balance-…")
     parser.add_argument("--into", type=Path, default=HERE, help="folder for what is written")
     given = parser.parse_args()
-    sweep: dict[str, Any] = yaml.safe_load((HERE / "sweep.yaml").read_text())
-    common = list(sweep["common"])
-    if given.budget:
-        steps = given.budget.removesuffix("steps")
-        common += [f"train.budget={given.budget}", f"train.eval_every={steps}"]
-    results: dict[str, list[dict[str, float]]] = {}
-    for arm, overrides in sweep["arms"].items():
-        for seed in sweep["seeds"][: given.seeds]:
-            folder = train([*common, *overrides, f"seed={seed}"])
-            run = measured(folder)
-            results.setdefault(arm, []).append(run)
-            print(arm, seed, {name: round(value, 3) for name, value in run.items()}, flush=True)
+    arms = by_arm(collect([given.sweep]).results)
+    results = {arm_name(label): [measured(run) for run in runs] for label, runs in arms.items()}
     text = table(results)
     print(text)
     given.into.mkdir(parents=True, exist_ok=True)
@@ -123,6 +97,11 @@ def main() -> None:
         readme = HERE / "README.md"
         marked = re.compile(r"(<!-- table -->\n).*?(<!-- end -->)", re.S)
         readme.write_text(marked.sub(lambda m: f"{m[1]}\n{text}\n\n{m[2]}", readme.read_text()))
+
+
+def arm_name(label: str) -> str:
+    """`balance=none noise=False` as "none, no noise"."""
+    return label.replace("balance=", "").replace(" noise=False", ", no noise").replace("+", " and ")
 
 
 if __name__ == "__main__":
