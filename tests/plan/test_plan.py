@@ -85,7 +85,10 @@ def test_a_plan_knows_duplicates_and_what_is_done_already(llm_train):
     assert rows[0][3:5] == ["8,848", "8,848"]
     assert "8 jobs, 6 different runs, 1 finished already" in told
     assert "unequal" not in told
-    rows, told = plan(*TOY, "moe=switch,topk", "seed=1", "model.d_ff=32")
+    line = ["moe=switch,topk", "compare=null,active_flops", "seed=1", "model.d_ff=32"]
+    rows, told = plan(*TOY, *line)
+    assert rows[1][3] == rows[1][4] != rows[0][3]  # a dense partner uses all of its parameters
+    assert "note: compare=active_flops makes active FLOPs a token equal" in told
     assert "note: one seed an arm" in told
     assert "active FLOPs of training: 1." in told
 

@@ -27,7 +27,8 @@ def test_a_snapshot_has_the_code_and_the_configs(edited):
     assert code_hash(made / "llm") == code_hash()
     nano = "model/nano.yaml"
     assert (made / "conf" / nano).read_bytes() == (choices.conf / nano).read_bytes()
-    assert (made / "hydra_plugins" / "llm_local.py").exists()
+    plugins = {file.name for file in (made / "hydra_plugins").iterdir()}
+    assert plugins == {"llm_local.py", "llm_grid.py"}
     assert not list(made.rglob("__pycache__"))
     assert freeze(sweep, choices, [], "refuse", "resume") == made
 
