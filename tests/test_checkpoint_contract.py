@@ -94,9 +94,12 @@ def test_a_damaged_newest_one_falls_back_and_says_so(llm_train, harm):
         weights.unlink()
     told = json.loads((folder / "run.json").read_text())
     (folder / "run.json").write_text(json.dumps({**told, "state": "running"}))
+    half = folder / "checkpoints" / ".step-00000099.tmp"  # of a save that a crash broke off
+    half.mkdir()
     again = llm_train(*LONG)
     assert again.code == 0
     assert "going back to the one before" in again.err
+    assert not half.exists()
     assert (folder / "metrics.jsonl").read_bytes() == reference
 
 

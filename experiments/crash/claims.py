@@ -166,8 +166,8 @@ def main() -> None:
             seconds = time.monotonic() - begun
         counts = ", ".join(f"{count} {what}" for what, count in sorted(told.items()))
         runs = options.launches - options.launches // 2 + 1
-        print(f"{options.launches} commands at once, {runs} different runs: {runs} directories, ")
-        print(f"  {counts}; {seconds:.1f} s")
+        head = f"{options.launches} commands at once, {runs} different runs: {runs} directories"
+        print(f"{head}, {counts}; {seconds:.1f} s")
 
 
 if __name__ == "__main__":

@@ -198,9 +198,9 @@ def _hydra(
     before = os.environ.get("HYDRA_FULL_ERROR", "0")
     os.environ["HYDRA_FULL_ERROR"] = "1"
     # It composes everything once more (0.4 s) only to find hydra.mode, which the flags say.
-    get_mode, Hydra.get_mode = Hydra.get_mode, lambda *_, **__: None
+    get_mode, Hydra.get_mode = Hydra.get_mode, lambda *_, **__: None  # type: ignore[method-assign]
     try:
         decorate(task)()
     finally:
-        Hydra.get_mode = get_mode
+        Hydra.get_mode = get_mode  # type: ignore[method-assign]
         os.environ["HYDRA_FULL_ERROR"] = before

@@ -146,7 +146,7 @@ def _checksum(file: Path, sync: bool = False) -> str:
 
 
 def prune(parent: Path, newest: int, regular: int = 1, every: int | None = None) -> None:
-    """Delete old checkpoints.
+    """Delete old checkpoints, and halves that a crash has left.
 
     Args:
         newest: so many are kept, and as many of those whose step is a multiple of `regular`, to
@@ -159,6 +159,8 @@ def prune(parent: Path, newest: int, regular: int = 1, every: int | None = None)
     for folder in folders:
         if folder not in kept and not (every and step_of(folder) % every == 0):
             shutil.rmtree(folder, ignore_errors=True)
+    for half in parent.glob(".step-*.tmp"):
+        shutil.rmtree(half, ignore_errors=True)
 
 
 def regular_before(parent: Path, regular: int, visited: list[int]) -> str | None:

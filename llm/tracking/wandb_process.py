@@ -228,7 +228,7 @@ def _quiet_surroundings(folder: Path) -> None:
 
 def _detach() -> None:
     """Take standard input for ourselves: wandb's service process would inherit it."""
-    for name in ("SIGINT", "SIGTERM"):  # sent to all of a job; the run decides what they mean
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # sent to all of a job; the run decides
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     if hasattr(os, "nice"):

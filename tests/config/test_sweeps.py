@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from dataclasses import MISSING
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,6 @@ from hydra import compose, initialize_config_dir
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm.config import space
 from llm.config.choices import Choices, leaves
 from llm.config.compose import plain
 from llm.config.errors import Failed, Interrupted
@@ -73,7 +73,7 @@ def test_values_typed_one_by_one_are_the_option_that_has_them(type_line):
     tiny, nano = type_line.accepted("model=tiny"), type_line.accepted("model=nano")
     other = dict(leaves(nano.config["model"], "model"))
     typed = [
-        f"{key}={'null' if value is None else value}"
+        f"{key}={value if isinstance(value, str) else json.dumps(value)}"
         for key, value in leaves(tiny.config["model"], "model")
         if other.get(key, MISSING) != value
     ]
@@ -96,7 +96,7 @@ SPELLINGS: list[list[str | None]] = [
 
 
 @pytest.mark.slow
-@settings(max_examples=60)
+@settings(max_examples=20)
 @given(data=st.data())
 def test_no_order_and_no_spelling_makes_another_experiment(data):
     spelt = [data.draw(st.sampled_from(spellings)) for spellings in SPELLINGS]
@@ -116,13 +116,6 @@ def identity(line: list[str]) -> str:
         made = jobs.job(0, overrides, composer)
     assert isinstance(made, SweepJob), made
     return config_hash(made.validated(choices).identity)
-
-
-def test_flops_are_active_flops(type_line):
-    one, other = (
-        type_line.accepted(f"train.budget=1e12{name}") for name in ("flops", "active_flops")
-    )
-    assert one.validated.identity == other.validated.identity
 
 
 def test_an_edited_default_is_another_experiment(type_line, tmp_path):
@@ -170,13 +163,6 @@ def test_the_quick_way_to_compose_a_job_is_hydras(workplace):
         ("seed=range(3,3)", "seed=range(3,3)", "takes none"),
         ("model=glob(zz*)", "model=glob(zz*)", "takes none of base, gpt2, large"),
         ("hydra/launcher=jblib seed=1,2", "jblib", "there is no such config"),
-        ("optimizer.lr=interval(1,0.1)", "interval(1,0.1)", "begins with its lower end"),
-        ("optimizer.lr=tag(lgo,interval(0.1,1))", "lgo", "tag(log,interval(LOW,HIGH))"),
-        ("seed=tag(log,range(1,3))", "range(1,3)", "log goes with an interval"),
-        ("optimizer.lr=tag(log,interval(0,1))", "interval(0,1)", "begins above 0"),
-        ("optimizer.lr=intervall(0,1)", "intervall", "write optimizer.lr=interval(LOW,HIGH)"),
-        ("optimizer.lr=interval(-1,1)", "optimizer.lr=interval(-1,1)", "add hydra/sweeper=optuna"),
-        ("hydra.sweeper.params.seed=1,2", "params.seed=1,2", "write seed=1,2"),
     ],
 )
 def test_a_mistake_is_refused_before_the_first_job(type_line, typed, named, remedy):
@@ -238,63 +224,20 @@ def test_an_interrupt_ends_the_sweep(type_line, stop, code):
     assert len(begun) == 1
 
 
-def test_what_a_file_gives_the_sweeper_counts_as_typed(type_line, tmp_path):
-    before = "output_subdir: null"
-    after = f"{before}\n  sweeper: {{params: {{seed: '1,2', model.n_layers: '3'}}}}"
-    edited = edited_conf(tmp_path / "c", "train.yaml", before, after)
-    ended = type_line("-m", "--config-path", str(edited), "model.n_layers=2")
-    assert ended.code == 0, ended.err
-    drawn = [(job.config["seed"], job.config["model"]["n_layers"]) for job in type_line.jobs]
-    assert drawn == [(1, 2), (2, 2)]
-    assert type_line.jobs[0].sweep.startswith("seed-")
-
-
-@pytest.mark.parametrize(
-    ("typed", "fractions", "drawn"),
-    [
-        ("model.n_layers=interval(2,8)", False, "++model.n_layers=int(interval(2,8))"),
-        ("model.dropout=interval(0,1)", True, "++model.dropout=interval(0.0,1.0)"),
-        ("seed=int(interval(0,9))", True, "++seed=int(interval(0,9))"),
-        ("optimizer.lr=tag(log,interval(1e-5,1))", True, "tag(log,interval(1e-05,1.0))"),
-        ("seed=range(1,6,2)", True, "++seed=range(1,5,2)"),
-        ("seed=range(9,1,-4)", True, "++seed=range(5,9,4)"),
-        ("model.dropout=range(0,0.5,0.25)", True, "++model.dropout=range(0.0,0.25,0.25)"),
-        ("seed=range(3,4)", True, "++seed=3"),
-        ("moe=glob(*topk)", True, "moe=noisy_topk,topk"),
-        ("seed=shuffle(choice(3,1,2))", True, "++seed=1,2,3"),
-    ],
-)
-def test_a_search_draws_what_was_typed(typed, fractions, drawn):
-    """In the words of the plugin, whose ranges include their ends and count upwards."""
-    (read_,) = read([typed], Choices(), True)
-    name = read_.for_hydra.partition("=")[0]
-    made = space.as_optuna_draws(name, read_.sweep, read_.values, fractions)
-    assert made == drawn or made.endswith(drawn)
-    read([made], Choices(), True)  # Hydra reads it
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("plugin", "launcher"),
-    [
-        ("hydra_joblib_launcher", ["hydra/launcher=joblib", "hydra.launcher.n_jobs=1"]),
-        ("hydra_submitit_launcher", ["hydra/launcher=submitit_local"]),
-    ],
-)
-def test_jobs_run_in_processes_of_other_launchers(toy_text, plugin, launcher):
-    pytest.importorskip(f"hydra_plugins.{plugin}")
+@pytest.mark.skipif(find_spec("joblib") is None, reason="needs hydra-joblib-launcher")
+def test_jobs_run_in_processes_of_joblib(toy_text):
     typed = [*TOY, "moe=dense,switch", "moe.top_k=1,9", "train.budget=2steps"]
+    launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=1"]
     ended = subprocess.run(
         [sys.executable, "-m", "llm.train", "-m", *typed, *launcher],
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=120,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert ended.returncode == 2, ended.stderr
+    assert "job 3 (moe=switch moe.top_k=9): moe.top_k=9: is 9, more than" in ended.stderr
     assert sorted(line["exit"] for line in outcomes()) == [0, 0, 0, 2]
-    (refused,) = [line for line in outcomes() if line["exit"] == 2]
-    assert refused["problem"] == "moe.top_k=9: is 9, more than n_experts=4"
     assert len(list(Path("outputs/runs").glob("*/run.json"))) == 2
-    assert Path(ended.stdout.strip().splitlines()[-1]).parent == Path("outputs/sweeps")

@@ -84,7 +84,9 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_a_killed_run_shows_as_crashed_and_goes_on_without_lost_or_doubled_steps(server, run):
+@pytest.fixture
+def first_attempt(server, run):
+    """A run that was mirrored up to step 6 of 7: kills it, and has its mirror's process id."""
     write(run, *range(1, 8))
     parent = subprocess.Popen(
         [sys.executable, "-c", KILLED, str(run)],
@@ -94,30 +96,58 @@ def test_a_killed_run_shows_as_crashed_and_goes_on_without_lost_or_doubled_steps
         text=True,
     )
     assert parent.stdout is not None
-    mirror = int(parent.stdout.readline())
-    wait_for(lambda: "run" in server.runs and len(server.runs["run"].steps) == 6)
-    write(run, 8)
-    parent.communicate("now\n")
-    assert parent.returncode == -signal.SIGKILL
 
-    # Before the copy of the killed attempt is through, the run goes on from a checkpoint.
+    def kill() -> None:
+        parent.communicate("now\n")
+        assert parent.returncode == -signal.SIGKILL
+
+    kill.mirror = int(parent.stdout.readline())
+    wait_for(lambda: "run" in server.runs and len(server.runs["run"].steps) == 6)
+    yield kill
+    parent.kill()
+    parent.wait()
+
+
+def goes_on(run: Path) -> Wandb:
+    """From a checkpoint at step 4, up to step 10."""
     kept = (run / "metrics.jsonl").read_bytes().split(b"\n")[:4]
     (run / "metrics.jsonl").write_bytes(b"\n".join(kept) + b"\n")
     write(run, *range(5, 11))
     tracker = online(run)
-    said: list[str] = []
-    tracker.start("run", run, {}, None, 4, say=said.append)
-    wait_for(lambda: not alive(mirror))
+    tracker.start("run", run, {}, None, 4, say=pytest.fail)
+    return tracker
+
+
+def test_a_killed_run_shows_as_crashed_and_goes_on_without_lost_or_doubled_steps(
+    server, run, first_attempt
+):
+    log = MetricLog(run)  # it was killed before it could write down how long step 8 took
+    log.append(8, 80, {"train/loss": 3.2})
+    first_attempt()
+    tracker = goes_on(run)  # before the copy of the killed attempt is through
+    wait_for(lambda: not alive(first_attempt.mirror))
     assert server.runs["run"].exit_code is None  # W&B hears no more of it, and calls it crashed
     wait_for(lambda: len(server.runs["run"].steps) == 9)
     write(run, 11)
     tracker.finish(0)
-
     sent = server.runs["run"]
     assert agrees(server, run) and sent.steps == list(range(1, 12))
     assert [row["perf/seconds"] for row in sent.history] == list(range(1, 12))
     assert sent.exit_code == 0 and sent.group == "a-sweep" and len(server.runs) == 1
-    assert said == []
+    assert "WARNING" not in (run / "wandb" / "mirror.log").read_text()
+
+
+@pytest.mark.slow
+def test_the_copies_of_two_attempts_do_not_meet(server, run, first_attempt):
+    first_attempt()
+    os.kill(first_attempt.mirror, signal.SIGSTOP)
+    tracker = goes_on(run)
+    time.sleep(8)  # enough for the second to begin, did it not wait
+    assert alive(first_attempt.mirror) and server.runs["run"].inits == 1
+    os.kill(first_attempt.mirror, signal.SIGCONT)
+    wait_for(lambda: not alive(first_attempt.mirror))
+    tracker.finish(0)
+    assert agrees(server, run) and server.runs["run"].steps == list(range(1, 11))
 
 
 @pytest.mark.slow
@@ -241,9 +271,9 @@ def test_training_killed_again_and_again_is_one_whole_run(server, toy_text, monk
     monkeypatch.setenv("PYTHONPATH", ROOT)
     line = [sys.executable, "-m", "llm.train", *TOY, *ONLINE, "tracking.patience=60"]
     # Slow enough steps that the server has heard of some before all are done.
-    line += ["train.budget=150steps", "train.grad_accum_steps=24", "train.eval_every=50"]
+    line += ["train.budget=150steps", "train.grad_accum_steps=4", "train.eval_every=50"]
     line += ["train.checkpoint_every=10"]
-    for reached in (20, 60):
+    for reached in (10, 50):
         process = subprocess.Popen([*line, "tracking.init_timeout=20"], stdout=subprocess.PIPE)
         while process.poll() is None and not any(
             len(sent.steps) >= reached for sent in server.runs.values()
