@@ -34,7 +34,7 @@ class SentRun:
     summary: dict[str, Any] = field(default_factory=dict)
     uploads: set[str] = field(default_factory=set)
     exit_code: int | None = None  # None while nobody said that the run is over
-    inits: int = 0
+    resumes: int = 0  # clients that asked what to go on with
     misplaced: list[tuple[int, int]] = field(default_factory=list)  # offsets: told, and right
 
     @property
@@ -132,6 +132,7 @@ class _Handler(BaseHTTPRequestHandler):
         project = given.get("project") or "uncategorized"
         bucket = None
         if run is not None:
+            run.resumes += 1
             tail = [json.dumps(row) for row in run.history[-1:]]
             bucket = {
                 **_described(run),
@@ -156,8 +157,6 @@ class _Handler(BaseHTTPRequestHandler):
         run.tags = given.get("tags") or run.tags
         if given.get("config"):
             run.config = json.loads(given["config"])
-        if given.get("host") is not None or inserted:
-            run.inits += 1
         return {"upsertBucket": {"bucket": _described(run), "inserted": inserted}}
 
     def _do_createRunFiles(self, given: dict[str, Any]) -> Any:
