@@ -8,7 +8,7 @@ from llm.sweep.task import Task
 
 
 class FakeJobs:
-    command, sweep, snapshot, typed = "llm.train", "toy", None, ()
+    command, sweep, snapshot, line = "llm.train", "toy", None, ()
 
     def __init__(self, folder, draws):
         self.folder, self.draws = str(folder), draws
