@@ -81,6 +81,6 @@ def test_it_is_saved_where_there_is_a_login(monkeypatch, capsys):
     assert (saved["entityName"], saved["projectName"]) == (ENTITY, "mine")
     assert "val/loss" in saved["spec"]
     assert f"{ENTITY}/mine" in capsys.readouterr().out
-    assert os.listdir() == ["outputs"]
+    assert "wandb" not in os.listdir()
     server.shutdown()
     server.server_close()

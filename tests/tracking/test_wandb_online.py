@@ -142,9 +142,11 @@ def test_the_copies_of_two_attempts_do_not_meet(server, run, first_attempt):
     first_attempt()
     os.kill(first_attempt.mirror, signal.SIGSTOP)
     tracker = goes_on(run)
-    time.sleep(8)  # enough for the second to begin, did it not wait
-    assert alive(first_attempt.mirror) and server.runs["run"].resumes == 0
-    os.kill(first_attempt.mirror, signal.SIGCONT)
+    try:
+        time.sleep(8)  # enough for the second to begin, did it not wait
+        assert alive(first_attempt.mirror) and server.runs["run"].resumes == 0
+    finally:
+        os.kill(first_attempt.mirror, signal.SIGCONT)
     wait_for(lambda: not alive(first_attempt.mirror))
     tracker.finish(0)
     assert agrees(server, run) and server.runs["run"].steps == list(range(1, 11))
