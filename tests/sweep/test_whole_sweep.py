@@ -82,7 +82,7 @@ def test_an_edit_in_mid_sweep_changes_nothing_and_a_killed_sweep_goes_on(checkou
     assert {run["code_hash"] for run in found} == {before}
     configs = [path.read_text() for path in Path("outputs/runs").glob("*/config.yaml")]
     assert all("gelu_tanh" in text for text in configs)
-    differs = re.compile(r"^(seed|  code_changed): .*$", re.MULTILINE)  # the answer is no part of it
+    differs = re.compile(r"^(seed|  code_changed): .*$", re.MULTILINE)
     assert len({differs.sub("", text) for text in configs}) == 1
     manifest = json.loads((Path(out.strip().splitlines()[-1]) / "sweep.json").read_text())
     assert {job["run"] for job in manifest["jobs"]} == {
