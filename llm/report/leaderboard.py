@@ -41,7 +41,7 @@ def by_arm(results: list[Result]) -> dict[str, list[Result]]:
 
 def standings(results: list[Result], metric: str = "val_loss") -> list[Standing]:
     """Best first. Each arm is compared with the dense arm of its size, where there is one and it
-    is another arm; otherwise with the best arm.
+    is another arm; otherwise with the best arm; in any case with one that learns the same data.
 
     Args:
         metric: `val_loss`, or `val_bpb` where tokenizers differ
@@ -61,6 +61,7 @@ def standings(results: list[Result], metric: str = "val_loss") -> list[Standing]
 
 
 def _reference(row: Standing, rows: list[Standing]) -> Standing | None:
+    rows = [other for other in rows if _data(other.first) == _data(row.first)]
     dense = [
         other
         for other in rows
@@ -73,6 +74,12 @@ def _reference(row: Standing, rows: list[Standing]) -> Standing | None:
     if dense:
         return max(dense, key=lambda other: _likeness(other, row))
     return rows[0] if row is not rows[0] else None
+
+
+def _data(result: Result) -> dict[str, object]:
+    """What is learnt; mixtures of the same parts are examined alike, whatever the weights."""
+    data = result.config["data"]
+    return {**data, "parts": sorted(data.get("parts", {}))}
 
 
 def _size(result: Result) -> tuple[object, object]:

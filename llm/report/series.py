@@ -64,7 +64,7 @@ def _named(
     kept = {key: values for key, values in lines.items() if len(values) > 1}
     rows = [keys[key] for key in kept]
     every = sorted({k for row in rows for k in row if not k.startswith("model.")})
-    differing = [k for k in every if len({str(row.get(k)) for row in rows}) > 1]
+    differing = [k for k in every if _tells(k, rows)]
     found: Series = {}
     for key, values in sorted(kept.items(), key=lambda item: _size(keys[item[0]])):
         row = keys[key]
@@ -78,6 +78,15 @@ def _named(
         number = sum(other == name or other.startswith(f"{name} (") for other in found)
         found[f"{name} ({number + 1})" if number else name] = values
     return found
+
+
+def _tells(key: str, rows: list[dict[str, Any]]) -> bool:
+    """Whether rows differ in this key, and not only because one of them has another class."""
+    node = f"{key.rpartition('.')[0]}._target_"
+    values: dict[str, set[str]] = defaultdict(set)
+    for row in rows:
+        values["" if key == node else str(row.get(node))].add(str(row.get(key)))
+    return any(len(found) > 1 for found in values.values())
 
 
 def _size(row: dict[str, Any]) -> tuple[int, int]:

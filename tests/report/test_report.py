@@ -12,6 +12,7 @@ from llm.config.errors import Refused
 from llm.report.__main__ import run
 from llm.report.collect import collect
 from llm.report.leaderboard import standings
+from llm.report.series import over_experts
 from tests.report.fake import FLOOR, fake_run
 
 
@@ -149,6 +150,20 @@ def test_runs_of_other_tokenizers_are_compared_in_bits_a_byte(tmp_path, undrawn)
     assert run([str(tmp_path), f"--out={tmp_path / 'page'}"]) == 0
     page = (tmp_path / "page" / "index.html").read_text()
     assert "<th>val/bpb</th>" in page and "compare val/bpb" in page
+
+
+def test_arms_of_other_data_are_not_compared_and_lines_name_them_shortly(tmp_path):
+    markov = {"_target_": "llm.data.markov.Markov", "order": 2}
+    for n in (2, 4):
+        fake_run(tmp_path, moe="switch", n_experts=n)
+        fake_run(tmp_path, moe="switch", n_experts=n, data=markov)
+    fake_run(tmp_path)
+    results = collect([tmp_path]).results
+    source = {result.label: result.config["data"]["_target_"] for result in results}
+    for row in standings(results):
+        assert row.against is None or source[row.against] == source[row.label]
+    names = set(over_experts([result for result in results if result.finished]))
+    assert names == {f"64 wide, 4 layers, data={name}" for name in ("Markov", "Tinytown")}
 
 
 def test_nothing_to_report_is_refused(tmp_path):
