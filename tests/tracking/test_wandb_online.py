@@ -224,6 +224,7 @@ def test_a_run_that_was_killed_still_shows_as_crashed_when_it_is_sent_later(serv
     assert server.runs["run"].steps == [1, 2] and server.runs["run"].exit_code is None
 
 
+@pytest.mark.slow
 def test_training_ends_although_the_mirror_stands_still_all_the_time(llm_train, monkeypatch):
     alone = llm_train("outputs=alone").folder
     spawn, stopped = Wandb._spawn, []
