@@ -84,17 +84,23 @@ def _end(command: str, line: str, code: int) -> int:
     return code
 
 
-def _run(command: str, task: Callable[[Job], Any], flags: argparse.Namespace) -> int:
-    if flags.version:
-        print(f"My Simple LLM {version('my-simple-llm')}, Hydra {hydra.__version__}")
-        return 0
+def choices_of(flags: argparse.Namespace) -> Choices:
+    """What can be chosen with these flags; Refused for a file that Hydra would pass over."""
     folders = [flags.config_dir, *override_reading.search_path(flags.overrides)]
     choices = Choices(
         folder_of(flags.config_path) if flags.config_path else None,
         [folder_of(folder) for folder in folders if folder],
         flags.config_name or "train",
     )
-    _ = choices.files  # refuses a file of the user's that Hydra would pass over
+    _ = choices.files
+    return choices
+
+
+def _run(command: str, task: Callable[[Job], Any], flags: argparse.Namespace) -> int:
+    if flags.version:
+        print(f"My Simple LLM {version('my-simple-llm')}, Hydra {hydra.__version__}")
+        return 0
+    choices = choices_of(flags)
     if flags.help:
         print(help_text(command, choices))
         return 0

@@ -17,8 +17,7 @@ if __name__ == "__main__":  # elsewhere PyTorch may be wanted, or be there
     stand_in.install()
 
 from llm.config import overrides as override_reading
-from llm.config.choices import Choices
-from llm.config.entry import folder_of, guard, read_flags
+from llm.config.entry import choices_of, guard, read_flags
 from llm.config.errors import Refused
 from llm.config.jobs import Jobs
 from llm.config.plain import MISTAKES, one_line
@@ -47,12 +46,7 @@ def run(arguments: list[str]) -> int:
     if flags.help:
         print(__doc__)
         return 0
-    folders = [flags.config_dir, *override_reading.search_path(flags.overrides)]
-    choices = Choices(
-        folder_of(flags.config_path) if flags.config_path else None,
-        [folder_of(folder) for folder in folders if folder],
-        flags.config_name or "train",
-    )
+    choices = choices_of(flags)
     typed = override_reading.read(flags.overrides, choices, True)
     jobs = Jobs("llm.plan", print, choices, typed, True)
     try:
