@@ -9,8 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-#: Logits of one chunk: 2^24 float32, 64 MiB.
-_CHUNK_NUMBERS = 2**24
+#: Logits of one chunk, at most: float32 128 MiB, and as much for their softmax.
+_CHUNK_NUMBERS = 2**25
+#: Rows of a chunk are a multiple of this where there are so many: what the products' tiles like.
+_TILE = 256
 IGNORED = -100
 
 
@@ -59,8 +61,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
         z_loss: float,
     ) -> tuple[Tensor, Tensor]:
         n, vocab = hidden_ND.shape[0], weight_VD.shape[0]
-        # At most so many rows, for float16 to hold the weight's gradient of one chunk.
+        # At most 8192 rows, for float16 to hold the weight's gradient of one chunk.
         rows = min(8192, max(32, _CHUNK_NUMBERS // vocab))
+        rows -= rows % _TILE if rows > _TILE else 0
         exact = torch.promote_types(hidden_ND.dtype, torch.float32)
         nats_N = torch.zeros(n, dtype=exact, device=hidden_ND.device)
         squares = nats_N.new_zeros(())
@@ -81,21 +84,28 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 if softcap is not None:
                     tanh_CV = logits_CV.div_(softcap).tanh_()
                     logits_CV = softcap * tanh_CV
-                log_z_C1 = logits_CV.logsumexp(1, keepdim=True)
+                # Of one kernel that reads each number once; the normaliser from the largest share.
+                share_CV = logits_CV.softmax(1)
+                log_z_C1 = logits_CV.amax(1, keepdim=True) - share_CV.amax(1, keepdim=True).log()
                 nats_C1 = (log_z_C1 - logits_CV.gather(1, index_C1)) * counts_C1
                 nats_N[part] = nats_C1.squeeze(1)
                 if z_loss:
                     squares += (log_z_C1.square() * counts_C1).sum()
                 if wanted:
                     # d nats / d logits = softmax − onehot(target), d log² Z = 2 log Z · softmax
-                    weights_C1 = counts_C1 * (1 + 2 * z_loss * log_z_C1) if z_loss else counts_C1
-                    d_logits_CV = logits_CV.sub_(log_z_C1).exp_().mul_(weights_C1)
-                    d_logits_CV.scatter_add_(1, index_C1, -counts_C1.to(exact))
+                    d_logits_CV = share_CV.mul_(1 + 2 * z_loss * log_z_C1) if z_loss else share_CV
+                    d_logits_CV.scatter_add_(1, index_C1, -torch.ones_like(nats_C1))
                     if softcap is not None:
                         d_logits_CV *= 1 - tanh_CV.square_()
                     d_logits_CV = d_logits_CV.to(weight_VD.dtype)
+                    # Rows that do not count are taken out here, where a row is D numbers and not V.
                     torch.mm(d_logits_CV, weight_VD, out=d_hidden_ND[part])
-                    d_weight_VD += d_logits_CV.T @ hidden_CD
+                    d_hidden_ND[part] *= counts_C1
+                    counted_CD = hidden_CD * counts_C1
+                    if exact is weight_VD.dtype:
+                        d_weight_VD.addmm_(d_logits_CV.T, counted_CD)
+                    else:
+                        d_weight_VD += d_logits_CV.T @ counted_CD
         if wanted:
             ctx.save_for_backward(d_hidden_ND, d_weight_VD)
         ctx.mark_non_differentiable(nats_N)
