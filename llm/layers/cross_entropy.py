@@ -56,6 +56,12 @@ def linear_cross_entropy(
     )
 
 
+def chunk_rows(vocab: int, device: str) -> int:
+    """Rows of one chunk: at most 8192, for float16 to hold the gradient of the weight."""
+    rows = min(8192, max(32, _CHUNK_NUMBERS.get(device, 2**25) // vocab))
+    return rows - rows % _TILE if rows > _TILE else rows
+
+
 def chunk_terms(
     logits_CV: Tensor,
     targets_C: Tensor,
@@ -115,9 +121,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         terms: Terms,
     ) -> tuple[Tensor, Tensor]:
         n, vocab, device = hidden_ND.shape[0], weight_VD.shape[0], hidden_ND.device.type
-        # At most 8192 rows, for float16 to hold the weight's gradient of one chunk.
-        rows = min(8192, max(32, _CHUNK_NUMBERS.get(device, 2**25) // vocab))
-        rows -= rows % _TILE if rows > _TILE else 0
+        rows = chunk_rows(vocab, device)
         exact = torch.promote_types(hidden_ND.dtype, torch.float32)
         nats_N = torch.zeros(n, dtype=exact, device=hidden_ND.device)
         squares = nats_N.new_zeros(())
