@@ -70,7 +70,7 @@ def _train(setup: Setup, job: Job) -> None:
     from llm.hardware.stopwatch import Stopwatch, memory_peak
     from llm.loop.history import History
     from llm.loop.silent import Silent
-    from llm.loop.step import Gradients, find_batch
+    from llm.loop.step import Gradients, find_batch, micro_batch
     from llm.moe.alarm import CollapseAlarm, active_experts
     from llm.moe.balance import after_step
     from llm.moe.exchange import split_experts
@@ -108,13 +108,13 @@ def _train(setup: Setup, job: Job) -> None:
     rows_per_step = micro_rows * settings["grad_accum_steps"]
     if settings["preflight"] and not checkpoint.list_steps(run.checkpoints):
         preflight(model, vocab_size, machine.autocast)
-    if hardware.find_batch:
-        known = run.facts.get("micro_rows")
-        micro_rows = known or world.decide(
-            lambda: find_batch(model, machine, rows_per_step // world.size) * world.size
-        )
     if hardware.recompute:
         recompute_blocks(model)
+    eval_rows = micro_rows
+    if hardware.find_batch:  # of the model as it will be called
+        rows, masked, near = rows_per_step // world.size, exam.document_mask, world.local_size
+        micro_rows = micro_batch(run, world, lambda: find_batch(model, machine, rows, masked, near))
+        eval_rows = min(eval_rows, micro_rows // world.size)  # a process takes such a part alone
     if decided["compile"]:
         compile_blocks(model)
     scheme = hardware.scheme(world)
@@ -129,7 +129,6 @@ def _train(setup: Setup, job: Job) -> None:
         tokenizers.save(prepared.tokenizer, run.folder)
     run.update(
         **decided,
-        micro_rows=micro_rows,
         processes=world.size,
         parallel=scheme,
         vocab_size=vocab_size,
@@ -259,7 +258,7 @@ def _train(setup: Setup, job: Job) -> None:
                     metrics |= {f"update_ratio/{role}": x for role, x in moved.items()}
                     with watch.phase("evaluation"):
                         metrics |= examine(
-                            model, exam, machine, settings["batch_size"], world, observatory.watch
+                            model, exam, machine, eval_rows, world, observatory.watch
                         )
                     if not math.isfinite(metrics["val/loss"]):  # the weights are spoilt
                         go_back()
