@@ -119,18 +119,13 @@ def test_find_batch_tries_the_program_that_trains_and_caps_evaluation(llm_train,
         evaluated.append(batch_size)
         return examine(model, exam, machine, batch_size, *more)
 
-    settings = ["hardware.recompute=true", "data.document_mask=true", "train.batch_size=4"]
-    plain = llm_train(*settings)
     monkeypatch.setattr(Transformer, "forward", spy)
     monkeypatch.setattr(step, "largest_fitting", trying)
     monkeypatch.setattr(evaluate, "examine", examining)
-    found = llm_train(*settings, "hardware.find_batch=true", "outputs=other")
-    assert found.code == 0, found.err
-    assert set(evaluated) == {1}
-    losses = [
-        json.loads((end.folder / "run.json").read_text())["val_loss"] for end in (plain, found)
-    ]
-    assert losses[0] == pytest.approx(losses[1], abs=1e-3)
+    settings = ["hardware.recompute=true", "data.document_mask=true", "train.batch_size=4"]
+    ended = llm_train(*settings, "hardware.find_batch=true", "train.budget=1steps")
+    assert ended.code == 0, ended.err
+    assert evaluated == [1]
 
 
 def test_the_peak_is_measured_once_for_a_device(tmp_path, monkeypatch):
