@@ -97,7 +97,7 @@ def _train(setup: Setup, job: Job) -> None:
 
     world.start(machine.device)
     world.watch(lambda failure: run.update(state="failed", reason=str(failure)))
-    decided = hardware.start(machine, run.facts)
+    decided = hardware.start(machine, run.facts, world)
     vocab_size = prepared.tokenizer.vocab_size
     model = build_model(config, vocab_size, plugins, machine.device)
     if start is not None:

@@ -10,6 +10,7 @@ import torch
 from llm.config.errors import Refused
 from llm.config.types import UNRECORDED, PositiveInt
 from llm.hardware.allocator import keep_freed_memory
+from llm.hardware.limits import cores, physical_cores
 from llm.hardware.parallel import Scheme
 from llm.hardware.parallel import resolve as resolve_scheme
 from llm.hardware.world import World
@@ -45,7 +46,10 @@ class Hardware:
         device: `auto` takes cuda, then mps, then cpu
         precision: `auto` takes bf16 where the device multiplies it in hardware, fp16 on older
             GPUs, fp32 elsewhere
-        threads: of one process, null for PyTorch's choice
+        threads: of one process. null: what OMP_NUM_THREADS says, else the cores that a container's
+            quota and the affinity leave, shared by the processes of this machine. torchrun sets
+            OMP_NUM_THREADS=1 for several processes where the user did not; so among several a 1 is
+            taken for torchrun's, and `threads=1` asks for it
         parallel: what the processes that torchrun started do with the model: `ddp` has it whole in
             each, `fsdp` a share of every parameter; `auto` is ddp there and none without torchrun.
             Results agree to about 1e-5 in float32, so it is no part of a run's identity
@@ -126,16 +130,22 @@ class Hardware:
         """What the processes of `world` do with the model."""
         return resolve_scheme(self.parallel, world)
 
-    def start(self, machine: Machine, known: dict[str, Any]) -> dict[str, Any]:
+    def start(
+        self, machine: Machine, known: dict[str, Any], world: World | None = None
+    ) -> dict[str, Any]:
         """Set up the process.
 
         Args:
-            known: what `start` answered when the run began, empty then
+            known: run.json's facts, which hold what `start` answered before; empty at first
         Returns: what a resume has to do alike, for run.json
         """
         keep_freed_memory()
-        # The sum of a split product depends on the split: a resume must not change it.
-        torch.set_num_threads(self.threads or known.get("threads") or _cores())
+        # The sum of a split product depends on the split: a resume must not change it. Among
+        # another number of processes the cores are shared anew.
+        world = world or World()
+        same = known.get("processes", world.size) == world.size
+        before = known.get("threads") if same else None
+        torch.set_num_threads(self.threads or before or _threads(world.local_size))
         if self.deterministic and machine.device == "cuda":
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read by the first product
             torch.use_deterministic_algorithms(True)
@@ -149,9 +159,15 @@ class Hardware:
         }
 
 
-def _cores() -> int:
+def _threads(local_size: int) -> int:
+    """Of one of `local_size` processes on this machine, where the config does not say."""
     asked = os.environ.get("OMP_NUM_THREADS", "")
-    return int(asked) if asked.isdigit() and int(asked) else torch.get_num_threads()
+    by_torchrun = asked == "1" and local_size > 1
+    if asked.isdigit() and int(asked) and not by_torchrun:
+        return int(asked)
+    if local_size == 1:
+        return min(torch.get_num_threads(), cores())  # PyTorch's choice, within the quota
+    return max(1, physical_cores() // local_size)
 
 
 def _best_device() -> str:
