@@ -62,6 +62,7 @@ def _train(setup: Setup, job: Job) -> None:
     from llm.data.mixture import training_order
     from llm.evaluate import acceptance, examine
     from llm.hardware.blocks import compile_blocks, recompute_blocks
+    from llm.hardware.machine import EAGER_STEP_SECONDS, EAGER_UTILISATION
     from llm.hardware.parallel import Parallel, expert_mesh
     from llm.hardware.peak import measured_peak
     from llm.hardware.profile import profiler
@@ -115,6 +116,12 @@ def _train(setup: Setup, job: Job) -> None:
         rows, masked, near = rows_per_step // world.size, exam.document_mask, world.local_size
         micro_rows = micro_batch(run, world, lambda: find_batch(model, machine, rows, masked, near))
         eval_rows = min(eval_rows, micro_rows // world.size)  # a process takes such a part alone
+    peak = world.size * float(world.decide(lambda: measured_peak(machine)))
+    order = training_order(prepared, seq_len, seed)
+    budget, at = Budget.parse(settings["budget"]), Position()
+    course = Course(budget, at, rows_per_step, seq_len, order.rows_per_epoch, costs.flops_per_token)
+    expected = course.seconds(EAGER_UTILISATION * peak, EAGER_STEP_SECONDS)
+    decided["compile"] = hardware.compiles(machine, run.facts, expected)
     if decided["compile"]:
         compile_blocks(model)
     scheme = hardware.scheme(world)
@@ -123,8 +130,6 @@ def _train(setup: Setup, job: Job) -> None:
         split_experts(model, mesh["experts"])
     parallel = Parallel(model, scheme, world, mesh)
     optimizer, scaler = recipe.optimizer(model), machine.scaler()
-    order = training_order(prepared, seq_len, seed)
-    peak = world.size * float(world.decide(lambda: measured_peak(machine)))
     if world.first:
         tokenizers.save(prepared.tokenizer, run.folder)
     run.update(
@@ -138,7 +143,7 @@ def _train(setup: Setup, job: Job) -> None:
     )
 
     # Where it stands, from the newest whole checkpoint.
-    at, guard = Position(), Guard(settings["spike_factor"], settings["spike_patience"])
+    guard = Guard(settings["spike_factor"], settings["spike_patience"])
     alarm = CollapseAlarm(active_experts(model), rows_per_step * seq_len)
     log: Any = MetricLog(run.folder) if world.first else Silent()
     perf: Any = PerfLog(run.folder) if world.first else Silent()
@@ -150,8 +155,6 @@ def _train(setup: Setup, job: Job) -> None:
     history.resume()
     run.update(state="running", reason=None)
 
-    budget = Budget.parse(settings["budget"])
-    course = Course(budget, at, rows_per_step, seq_len, order.rows_per_epoch, costs.flops_per_token)
     progress = Progress(
         budget.amount, budget.name, min(course.spent, budget.amount), quiet=not world.first
     )

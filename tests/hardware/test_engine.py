@@ -9,12 +9,15 @@ import torch
 
 from llm import evaluate
 from llm.config.errors import Failed
+from llm.config.root import Budget
 from llm.data.batches import Batch
 from llm.hardware import blocks, fit, peak
-from llm.hardware.machine import Machine
+from llm.hardware.machine import EAGER_STEP_SECONDS, Hardware, Machine
 from llm.hardware.stopwatch import Stopwatch
 from llm.loop import step
+from llm.loop.outcome import Course
 from llm.model.transformer import Transformer
+from llm.runs.position import Position
 from tests.toy_models import randomised, tokens, transformer
 
 
@@ -135,6 +138,31 @@ def test_the_peak_is_measured_once_for_a_device(tmp_path, monkeypatch):
     assert 1e8 < first < 1e14
     monkeypatch.setattr(peak, "_measure", lambda machine: pytest.fail("measured again"))
     assert peak.measured_peak(Machine("cpu", "fp32")) == first
+
+
+@pytest.mark.parametrize(
+    ("budget", "device", "rate", "compiled"),
+    [
+        ("1e17flops", "cuda", 1e15, False),  # 100 seconds
+        ("1e18flops", "cuda", 1e15, True),
+        ("1e18flops", "cpu", 1e10, False),
+        ("100Mtok", "cuda", 1e15, False),  # 100 seconds of operations, in steps of 64 ms
+        ("300Mtok", "cuda", 1e15, True),
+        ("17000steps", "cuda", 1e30, False),  # nothing but launching kernels
+        ("19000steps", "cuda", 1e30, True),
+        ("2min", "cuda", 1e15, False),
+        ("10min", "cuda", 1e15, True),
+    ],
+)
+def test_compiling_is_decided_by_the_length_of_the_run(budget, device, rate, compiled):
+    """64 rows of 1,000 tokens a step, 1e9 FLOPs a token; once decided it stays."""
+    course = Course(Budget.parse(budget), Position(), 64, 1000, 10**6, 10**9)
+    seconds = course.seconds(rate, EAGER_STEP_SECONDS)
+    made = Machine(device, "fp32")
+    node = {"device": device, "precision": "fp32", "threads": None}
+    assert Hardware(**node).compiles(made, {}, seconds) == compiled
+    assert Hardware(**node).compiles(made, {"compile": not compiled}, seconds) != compiled
+    assert Hardware(**node, compile=True).compiles(made, {"compile": False}, seconds)
 
 
 def test_a_stopwatch_adds_up_by_phase_and_begins_anew():
