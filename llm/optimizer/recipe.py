@@ -17,6 +17,11 @@ from llm.optimizer.schedule import warm
 DECAYED = ("matrix", "expert", "router")
 
 
+def has_fused_kernel(model: nn.Module) -> bool:
+    """Whether PyTorch steps AdamW in one kernel where `model` is; elsewhere it takes several."""
+    return next(model.parameters()).device.type in ("cpu", "cuda", "mps")
+
+
 class Recipe:
     """The settings that every optimizer has, and its learning rate over the budget.
 
