@@ -182,6 +182,13 @@ class Attention(nn.Module):
         self, q_BHTC: Tensor, k_BGSC: Tensor, v_BGSC: Tensor, mask_BHTS: Tensor | None
     ) -> Tensor:
         """softmax(scores) V, causal where there is no mask."""
+        grouped = self.n_kv_heads < self.n_heads
+        if grouped and (self._explicit or (mask_BHTS is not None and q_BHTC.is_cuda)):
+            # Of CUDA's kernels, flash attention takes no mask and the memory-efficient one no
+            # groups: with both, most GPUs would write out all scores (PyTorch 2.13).
+            groups = self.n_heads // self.n_kv_heads
+            k_BGSC, v_BGSC = (x.repeat_interleave(groups, 1) for x in (k_BGSC, v_BGSC))
+            grouped = False
         if not self._explicit:
             return F.scaled_dot_product_attention(
                 q_BHTC,
@@ -190,17 +197,15 @@ class Attention(nn.Module):
                 attn_mask=mask_BHTS,
                 is_causal=mask_BHTS is None and q_BHTC.shape[2] > 1,
                 scale=self.shape.scale,
-                enable_gqa=self.n_kv_heads < self.n_heads,
+                enable_gqa=grouped,
             )
         assert mask_BHTS is not None
-        groups = self.n_heads // self.n_kv_heads
-        k_BHSC, v_BHSC = (x.repeat_interleave(groups, 1) for x in (k_BGSC, v_BGSC))
         scale = self.shape.scale or self.head_dim**-0.5
-        scores_BHTS = (q_BHTC * scale) @ k_BHSC.mT
+        scores_BHTS = (q_BHTC * scale) @ k_BGSC.mT
         scores_BHTS = scores_BHTS.to(torch.promote_types(scores_BHTS.dtype, torch.float32))
         scores_BHTS = soft_capped(scores_BHTS, self.shape.softcap) + mask_BHTS
         weights_BHTS = self.dropout(scores_BHTS.softmax(-1))
-        return weights_BHTS.to(v_BHSC.dtype) @ v_BHSC
+        return weights_BHTS.to(v_BGSC.dtype) @ v_BGSC
 
     def keys_seen(self, seq_len: int) -> float:
         """How many keys a query of a sequence sees on average, itself counted as half of one.
