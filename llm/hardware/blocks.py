@@ -1,4 +1,7 @@
-"""What is done to a model's blocks: all have the same code, so what is found for one serves all."""
+"""What is done to a model's blocks: all have the same code, so what is found for one serves all.
+
+The head is beside them: what is between its products is one more piece to translate.
+"""
 
 import os
 import shutil
@@ -40,6 +43,7 @@ def compile_blocks(model: nn.Module) -> None:
         raise Refused("hardware.compile: needs a C++ compiler such as g++; take false")
     for block in _blocks(model):
         block.compile()
+    model.loss_terms = torch.compile(model.loss_terms)  # type: ignore[arg-type, assignment]
 
 
 def _blocks(model: nn.Module) -> nn.ModuleList:

@@ -3,16 +3,20 @@
 N tokens (B·T), D model width, V vocabulary, C rows of one chunk
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-#: Logits of one chunk, at most: float32 128 MiB, and as much for their softmax.
-_CHUNK_NUMBERS = 2**25
+#: Logits of one chunk, at most: 128 MiB in float32. A GPU takes more, since the gradient of the
+#: weight is read and written once a chunk.
+_CHUNK_NUMBERS = {"cpu": 2**25, "cuda": 2**26}
 #: Rows of a chunk are a multiple of this where there are so many: what the products' tiles like.
 _TILE = 256
+#: A GPU's products want rows of whole 128 bytes: there the vocabulary is filled up to a multiple.
+_FILLED = {"cpu": 1, "cuda": 64}
 IGNORED = -100
 
 
@@ -22,6 +26,7 @@ def linear_cross_entropy(
     targets_N: Tensor,
     softcap: float | None = None,
     z_loss: float = 0.0,
+    terms: "Terms | None" = None,
 ) -> tuple[Tensor, Tensor]:
     """Σ −log softmax(h Wᵀ)[target] in nats over the rows whose target is not −100.
 
@@ -34,6 +39,8 @@ def linear_cross_entropy(
     autocast type; the weight's gradient is summed in float32. With `softcap` c, logits are
     c · tanh(h Wᵀ / c) (Gemma 2).
 
+    Args:
+        terms: `chunk_terms` or a translation of it by torch.compile
     Returns: the sum, differentiable; and the nats of each row (N,), 0 where the target is −100,
         which carry no gradient: one pass can only make the gradient of one sum. Both float32
         (float64 from float64).
@@ -45,8 +52,60 @@ def linear_cross_entropy(
     # Asked here: within a Function, inputs say that they need gradients under no_grad, too.
     wanted = torch.is_grad_enabled() and (hidden_ND.requires_grad or weight_VD.requires_grad)
     return _LinearCrossEntropy.apply(
-        hidden_ND.to(dtype), weight_VD, targets_N, wanted, softcap, z_loss
+        hidden_ND.to(dtype), weight_VD, targets_N, wanted, softcap, z_loss, terms or chunk_terms
     )
+
+
+def chunk_rows(vocab: int, device: str) -> int:
+    """Rows of one chunk: at most 8192, for float16 to hold the gradient of the weight."""
+    rows = min(8192, max(32, _CHUNK_NUMBERS.get(device, 2**25) // vocab))
+    return rows - rows % _TILE if rows > _TILE else rows
+
+
+def chunk_terms(
+    logits_CV: Tensor,
+    targets_C: Tensor,
+    vocab: int,
+    wanted: bool,
+    softcap: float | None,
+    z_loss: float,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """What is between the products: a pure function of the products' logits.
+
+    Args:
+        vocab: columns behind so many belong to no token
+        wanted: whether gradients are
+    Returns: the nats of each row, 0 where the target is −100; Σ log² Z; and, where wanted, the
+        gradient of Σ nats + `z_loss` · Σ log² Z by the logits, in their type. Its rows whose
+        target is −100 are anything
+    """
+    exact = torch.promote_types(logits_CV.dtype, torch.float32)
+    counts_C1 = (targets_C != IGNORED).unsqueeze(1)
+    index_C1 = targets_C.where(counts_C1.squeeze(1), 0).unsqueeze(1)
+    capped_CV = logits_CV.to(exact)
+    if softcap is not None:
+        tanh_CV = (capped_CV / softcap).tanh()
+        capped_CV = softcap * tanh_CV
+    if vocab < logits_CV.shape[1]:
+        capped_CV[:, vocab:] = -torch.inf
+    # One kernel that reads each number once; the normaliser follows from the largest share.
+    share_CV = capped_CV.softmax(1)
+    log_z_C1 = capped_CV.amax(1, keepdim=True) - share_CV.amax(1, keepdim=True).log()
+    nats_C1 = (log_z_C1 - capped_CV.gather(1, index_C1)) * counts_C1
+    squares = (log_z_C1.square() * counts_C1).sum()
+    if not wanted:
+        return nats_C1.squeeze(1), squares, None
+    # d nats / d logits = softmax − onehot(target), d log² Z = 2 log Z · softmax
+    d_logits_CV = share_CV.mul_(1 + 2 * z_loss * log_z_C1) if z_loss else share_CV
+    d_logits_CV.scatter_add_(1, index_C1, -torch.ones_like(nats_C1))
+    if softcap is not None:
+        d_logits_CV *= 1 - tanh_CV.square()
+    return nats_C1.squeeze(1), squares, d_logits_CV.to(logits_CV.dtype)
+
+
+Terms = Callable[
+    [Tensor, Tensor, int, bool, float | None, float], tuple[Tensor, Tensor, Tensor | None]
+]
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -59,11 +118,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
         wanted: bool,
         softcap: float | None,
         z_loss: float,
+        terms: Terms,
     ) -> tuple[Tensor, Tensor]:
-        n, vocab = hidden_ND.shape[0], weight_VD.shape[0]
-        # At most 8192 rows, for float16 to hold the weight's gradient of one chunk.
-        rows = min(8192, max(32, _CHUNK_NUMBERS // vocab))
-        rows -= rows % _TILE if rows > _TILE else 0
+        n, vocab, device = hidden_ND.shape[0], weight_VD.shape[0], hidden_ND.device.type
+        rows = chunk_rows(vocab, device)
         exact = torch.promote_types(hidden_ND.dtype, torch.float32)
         nats_N = torch.zeros(n, dtype=exact, device=hidden_ND.device)
         squares = nats_N.new_zeros(())
@@ -71,45 +129,33 @@ class _LinearCrossEntropy(torch.autograd.Function):
         # The cast of the weight stands inside, so that its gradient leaves in float32: summed over
         # many tokens it would lose bits in bfloat16 and overflow in float16.
         weight_VD = weight_VD.to(hidden_ND.dtype)
+        weight_VD = F.pad(weight_VD, (0, 0, 0, -vocab % _FILLED.get(device, 1)))
         if wanted:
             d_hidden_ND = torch.empty_like(hidden_ND)
             d_weight_VD = torch.zeros_like(weight_VD, dtype=exact)
-        with torch.autocast(hidden_ND.device.type, enabled=False):
+        with torch.autocast(device, enabled=False):
             for start in range(0, n, rows):
                 part = slice(start, start + rows)
                 hidden_CD, targets_C = hidden_ND[part], targets_N[part]
+                nats_N[part], more, d_logits_CV = terms(
+                    hidden_CD @ weight_VD.T, targets_C, vocab, wanted, softcap, z_loss
+                )
+                squares += more
+                if d_logits_CV is None:
+                    continue
+                # Rows that do not count are taken out here, where a row is D numbers and not V.
                 counts_C1 = (targets_C != IGNORED).unsqueeze(1)
-                index_C1 = targets_C.where(counts_C1.squeeze(1), 0).unsqueeze(1)
-                logits_CV = (hidden_CD @ weight_VD.T).to(exact)
-                if softcap is not None:
-                    tanh_CV = logits_CV.div_(softcap).tanh_()
-                    logits_CV = softcap * tanh_CV
-                # Of one kernel that reads each number once; the normaliser from the largest share.
-                share_CV = logits_CV.softmax(1)
-                log_z_C1 = logits_CV.amax(1, keepdim=True) - share_CV.amax(1, keepdim=True).log()
-                nats_C1 = (log_z_C1 - logits_CV.gather(1, index_C1)) * counts_C1
-                nats_N[part] = nats_C1.squeeze(1)
-                if z_loss:
-                    squares += (log_z_C1.square() * counts_C1).sum()
-                if wanted:
-                    # d nats / d logits = softmax − onehot(target), d log² Z = 2 log Z · softmax
-                    d_logits_CV = share_CV.mul_(1 + 2 * z_loss * log_z_C1) if z_loss else share_CV
-                    d_logits_CV.scatter_add_(1, index_C1, -torch.ones_like(nats_C1))
-                    if softcap is not None:
-                        d_logits_CV *= 1 - tanh_CV.square_()
-                    d_logits_CV = d_logits_CV.to(weight_VD.dtype)
-                    # Rows that do not count are taken out here, where a row is D numbers and not V.
-                    torch.mm(d_logits_CV, weight_VD, out=d_hidden_ND[part])
-                    d_hidden_ND[part] *= counts_C1
-                    counted_CD = hidden_CD * counts_C1
-                    if exact is weight_VD.dtype:
-                        d_weight_VD.addmm_(d_logits_CV.T, counted_CD)
-                    else:
-                        d_weight_VD += d_logits_CV.T @ counted_CD
+                torch.mm(d_logits_CV, weight_VD, out=d_hidden_ND[part])
+                d_hidden_ND[part] *= counts_C1
+                counted_CD = hidden_CD * counts_C1
+                if exact is weight_VD.dtype:
+                    d_weight_VD.addmm_(d_logits_CV.T, counted_CD)
+                else:
+                    d_weight_VD += d_logits_CV.T @ counted_CD
         if wanted:
-            ctx.save_for_backward(d_hidden_ND, d_weight_VD)
+            ctx.save_for_backward(d_hidden_ND, d_weight_VD[:vocab])
         ctx.mark_non_differentiable(nats_N)
-        return nats_N.sum() + z_loss * squares, nats_N
+        return nats_N.sum() + z_loss * squares if z_loss else nats_N.sum(), nats_N
 
     @staticmethod
     def backward(ctx: Any, d_sum: Tensor, d_nats_N: Tensor) -> tuple[Tensor | None, ...]:
@@ -118,7 +164,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         scaled_ND = d_hidden_ND.to(d_sum.dtype) * d_sum
         scaled_VD = d_weight_VD * d_sum
         found = scaled_ND.to(d_hidden_ND.dtype), scaled_VD.to(ctx.weight_dtype)
-        return *found, None, None, None, None
+        return *found, None, None, None, None, None
 
 
 def soft_capped(logits: Tensor, softcap: float | None) -> Tensor:

@@ -20,7 +20,7 @@ from llm.config.types import (
     PositiveInt,
     ProperFraction,
 )
-from llm.layers.cross_entropy import IGNORED, linear_cross_entropy, soft_capped
+from llm.layers.cross_entropy import IGNORED, chunk_terms, linear_cross_entropy, soft_capped
 from llm.layers.feed_forward import Activation, FeedForward, FeedForwardOutput, FeedForwardShape
 from llm.layers.linear import Linear
 from llm.layers.noise import Dropout
@@ -216,6 +216,7 @@ class Transformer(nn.Module):
         self.head = Linear(d_model, vocab_size, init_std, False, "head") if untied else None
         self.dropout = Dropout(dropout)
         self.z_loss = 0.0  # of the head, in training: `train.z_loss`
+        self.loss_terms = chunk_terms  # torch.compile's translation, where blocks are compiled
 
     def forward(
         self,
@@ -276,7 +277,12 @@ class Transformer(nn.Module):
             return output
         z_loss = self.z_loss if self.training else 0.0
         objective, nats_N = linear_cross_entropy(
-            x_BTD.flatten(0, 1), weight_VD, targets_BT.flatten(), self.logit_softcap, z_loss
+            x_BTD.flatten(0, 1),
+            weight_VD,
+            targets_BT.flatten(),
+            self.logit_softcap,
+            z_loss,
+            self.loss_terms,
         )
         # The value is the cross-entropy alone; the gradient is that of the z-loss, too.
         output.loss_sum = objective - (objective.detach() - nats_N.sum()) if z_loss else objective

@@ -2,9 +2,10 @@
 
 from typing import Any
 
+from llm.layers.cross_entropy import chunk_rows
+
 #: A process with PyTorch, the program, and what draws the curve: measured, Linux, CPU build.
 _PROCESS = 410e6
-_CHUNK = 2**24  # logits of one chunk (llm.layers.cross_entropy)
 
 
 def peak_memory(config: dict[str, Any], params_total: int, vocab_size: int, device: str) -> float:
@@ -27,7 +28,7 @@ def peak_memory(config: dict[str, Any], params_total: int, vocab_size: int, devi
     routed = 3 * d_model * top_k * finer if "n_experts" in moe else 0
     per_token = (2 if half else 4) * (12 * d_model + hidden + routed)
     activations = micro * (model["n_layers"] * per_token + 16 * d_model)
-    rows = min(micro, 8192, max(32, _CHUNK // vocab_size))
+    rows = min(micro, chunk_rows(vocab_size, device))
     head = 4.0 * (2.5 * rows * vocab_size + vocab_size * d_model)
     if device != "cpu":
         return states + activations + head

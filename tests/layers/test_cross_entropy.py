@@ -5,7 +5,12 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from llm.layers import cross_entropy
-from llm.layers.cross_entropy import IGNORED, linear_cross_entropy, plain_cross_entropy
+from llm.layers.cross_entropy import (
+    IGNORED,
+    chunk_terms,
+    linear_cross_entropy,
+    plain_cross_entropy,
+)
 
 V, D = 53, 8
 
@@ -23,10 +28,12 @@ def problem(n: int, dtype=torch.float32, ignored: float = 0.0, d: int = D, v: in
 @pytest.mark.parametrize("ignored", [0.0, 0.4])
 @pytest.mark.parametrize("softcap", [None, 0.8])
 @pytest.mark.parametrize("chunk_numbers", [1, 40 * V, 10**9])  # rows: 32, 40, all
+@pytest.mark.parametrize("filled", [1, 64])  # columns: as many as ids, or filled up to 64
 def test_values_and_gradients_are_those_of_the_plain_loss(
-    monkeypatch, dtype, ignored, chunk_numbers, softcap
+    monkeypatch, dtype, ignored, chunk_numbers, softcap, filled
 ):
-    monkeypatch.setattr(cross_entropy, "_CHUNK_NUMBERS", chunk_numbers)
+    monkeypatch.setitem(cross_entropy._CHUNK_NUMBERS, "cpu", chunk_numbers)
+    monkeypatch.setitem(cross_entropy._FILLED, "cpu", filled)
     hidden, weight, targets = problem(101, dtype, ignored)
     loss_sum, nats = linear_cross_entropy(hidden, weight, targets, softcap)
     expected = plain_cross_entropy(hidden, weight, targets, softcap)
@@ -89,7 +96,7 @@ class Products(TorchDispatchMode):
 
 
 def test_never_are_there_all_logits(monkeypatch):
-    monkeypatch.setattr(cross_entropy, "_CHUNK_NUMBERS", 64 * V)
+    monkeypatch.setitem(cross_entropy._CHUNK_NUMBERS, "cpu", 64 * V)
     hidden, weight, targets = problem(640)
     with Products() as seen:
         linear_cross_entropy(hidden, weight, targets)[0].backward()
@@ -167,3 +174,32 @@ def test_z_loss_adds_the_squared_normaliser_to_the_sum_and_not_to_the_nats(softc
     got = torch.autograd.grad(objective, (hidden, weight))
     for mine, theirs in zip(got, torch.autograd.grad(judged, (hidden, weight)), strict=True):
         torch.testing.assert_close(mine, theirs)
+
+
+def test_logits_that_are_far_apart_have_exact_nats():
+    """Shares below the smallest float32 are 0, and their logarithm is not what nats are made of."""
+    hidden = torch.tensor([[1.0, 0.0], [0.0, 1.0]], requires_grad=True)
+    weight = torch.tensor([[300.0, -300.0], [-300.0, 300.0], [0.0, 0.0]], requires_grad=True)
+    targets = torch.tensor([1, 1])
+    loss_sum, nats = linear_cross_entropy(hidden, weight, targets)
+    assert nats.tolist() == [600.0, 0.0]
+    loss_sum.backward()
+    assert torch.isfinite(weight.grad).all() and torch.isfinite(hidden.grad).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_terms_stay_the_same_when_compiled(dtype):
+    torch._dynamo.reset()
+    compiled = torch.compile(chunk_terms, fullgraph=True)
+    generator = torch.Generator().manual_seed(0)
+    logits = (4 * torch.randn(48, 64, generator=generator)).to(dtype)
+    targets = torch.randint(V, (48,), generator=generator)
+    targets[::5] = IGNORED
+    for softcap, z_loss in ((None, 0.0), (3.0, 0.01)):
+        results = [
+            f(logits.clone(), targets, V, True, softcap, z_loss) for f in (compiled, chunk_terms)
+        ]
+        for one, other in zip(*results, strict=True):
+            torch.testing.assert_close(one, other)
+    torch._dynamo.reset()
