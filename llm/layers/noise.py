@@ -39,9 +39,13 @@ def keyed(keys_B2: Tensor) -> Iterator[None]:
 class Noise(nn.Module):
     """Random numbers of one place in the model, which `number_places` tells from the others."""
 
+    #: What tells them: a tensor, since a compiler makes a graph for every number that it meets, and
+    #: blocks which differ in nothing else share one. No part of a checkpoint.
+    place: Tensor
+
     def __init__(self) -> None:
         super().__init__()
-        self.place = 0
+        self.register_buffer("place", torch.zeros((), dtype=torch.int32), persistent=False)
 
     def forward(self, like: Tensor) -> Tensor:
         """Independent float32 from U[0, 1) in the shape of `like`, whose rows come first: (B, …)
@@ -60,7 +64,7 @@ class Noise(nn.Module):
         numbers = torch.arange(like.numel() // len(keys_B2), dtype=torch.int32, device=like.device)
         # Two rounds of multiply and shift with half of the key before each, so that rows are not
         # the same sequence begun at other points. Shifts of int32 copy the sign: the mask cuts it.
-        key_B2 = keys_B2 ^ _signed(self.place * 0x9E3779B9)
+        key_B2 = keys_B2 ^ self.place
         x_BN = (numbers * _signed(0x9E3779B1)) ^ key_B2[:, :1]
         x_BN ^= (x_BN >> 16) & 0xFFFF
         x_BN *= _signed(0x7FEB352D)
@@ -90,9 +94,9 @@ class Dropout(nn.Module):
 
 def number_places(model: nn.Module) -> None:
     """Give each `Noise` of `model` a number of its own, in the order of its modules."""
-    places = (module for module in model.modules() if isinstance(module, Noise))
-    for number, place in enumerate(places, start=1):
-        place.place = number
+    noises = (module for module in model.modules() if isinstance(module, Noise))
+    for number, noise in enumerate(noises, start=1):
+        noise.place.fill_(_signed(number * 0x9E3779B9))
 
 
 def _signed(number: int) -> int:

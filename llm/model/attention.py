@@ -19,7 +19,7 @@ from llm.layers.norm import RMSNorm
 from llm.model.cache import FullLayer, RollingLayer
 from llm.model.places import Places, mask
 from llm.model.position import Position
-from llm.model.windowed import LEAST_BLOCK, attend_in_blocks
+from llm.model.windowed import LEAST_BLOCK, attend_in_blocks, block_mask
 
 QKNorm = Literal["none", "head", "projection"]
 
@@ -92,24 +92,41 @@ class Attention(nn.Module):
         v_BGTC = self._heads(self.value(x_BTD), self.n_kv_heads)
         q_BHTC = position.rotate(q_BHTC, places.positions)
         k_BGTC = position.rotate(k_BGTC, places.positions)
-        slopes_H, window = position.slopes(), self.window
         if cache is not None:
-            y_BHTC = self._with_past(q_BHTC, k_BGTC, v_BGTC, places, slopes_H, cache)
-        elif window is not None and x_BTD.shape[1] > window:
-            sinks = self.n_sinks
+            y_BHTC = self._with_past(q_BHTC, k_BGTC, v_BGTC, places, position.slopes(), cache)
+            return self.out(y_BHTC.transpose(1, 2).flatten(2))
+        seen = self.mask(places, position, len(x_BTD))
+        if self.window is not None and x_BTD.shape[1] > self.window:
+            assert seen is not None
+            window, sinks = self.window, self.n_sinks
             y_BHTC = attend_in_blocks(
-                q_BHTC, k_BGTC, v_BGTC, places, window, sinks, slopes_H, self._attend
+                q_BHTC, k_BGTC, v_BGTC, places, window, sinks, seen, self._attend
             )
         else:
-            mask_BHTS = None
-            if self._explicit or places.start_BT is not None or slopes_H is not None:
-                index_1T, start_BT = places.index_T[None], places.start_BT
-                mask_BHTS = places.once(
-                    None,
-                    lambda: mask(index_1T, index_1T, start_BT, None, 0, slopes_H, q_BHTC.dtype),
-                )
-            y_BHTC = self._attend(q_BHTC, k_BGTC, v_BGTC, mask_BHTS)
+            y_BHTC = self._attend(q_BHTC, k_BGTC, v_BGTC, seen)
         return self.out(y_BHTC.transpose(1, 2).flatten(2))
+
+    def mask(self, places: Places, position: Position, rows: int) -> Tensor | None:
+        """What a call without cache adds to its scores, None where they are causal as they stand.
+
+        Layers that see alike share one, kept in `places`. Whoever recomputes or compiles blocks
+        asks before them: there a block may not write what outlives it.
+        """
+        device, slopes_H = places.index_T.device.type, position.slopes()
+        dtype = self.query.weight.dtype
+        if torch.is_autocast_enabled(device):  # what the queries will be, or be cast to
+            dtype = torch.get_autocast_dtype(device)
+        window, sinks = self.window, self.n_sinks
+        if window is not None and len(places.index_T) > window:
+            return places.once(
+                window, partial(block_mask, places, rows, window, sinks, slopes_H, dtype)
+            )
+        index_1T, start_BT = places.index_T[None], places.start_BT
+        if not self._explicit and start_BT is None and slopes_H is None:
+            return None
+        return places.once(
+            None, partial(mask, index_1T, index_1T, start_BT, None, 0, slopes_H, dtype)
+        )
 
     @property
     def _explicit(self) -> bool:
@@ -165,6 +182,13 @@ class Attention(nn.Module):
         self, q_BHTC: Tensor, k_BGSC: Tensor, v_BGSC: Tensor, mask_BHTS: Tensor | None
     ) -> Tensor:
         """softmax(scores) V, causal where there is no mask."""
+        grouped = self.n_kv_heads < self.n_heads
+        if grouped and (self._explicit or (mask_BHTS is not None and q_BHTC.is_cuda)):
+            # Of CUDA's kernels, flash attention takes no mask and the memory-efficient one no
+            # groups: with both, most GPUs would write out all scores (PyTorch 2.13).
+            groups = self.n_heads // self.n_kv_heads
+            k_BGSC, v_BGSC = (x.repeat_interleave(groups, 1) for x in (k_BGSC, v_BGSC))
+            grouped = False
         if not self._explicit:
             return F.scaled_dot_product_attention(
                 q_BHTC,
@@ -173,17 +197,15 @@ class Attention(nn.Module):
                 attn_mask=mask_BHTS,
                 is_causal=mask_BHTS is None and q_BHTC.shape[2] > 1,
                 scale=self.shape.scale,
-                enable_gqa=self.n_kv_heads < self.n_heads,
+                enable_gqa=grouped,
             )
         assert mask_BHTS is not None
-        groups = self.n_heads // self.n_kv_heads
-        k_BHSC, v_BHSC = (x.repeat_interleave(groups, 1) for x in (k_BGSC, v_BGSC))
         scale = self.shape.scale or self.head_dim**-0.5
-        scores_BHTS = (q_BHTC * scale) @ k_BHSC.mT
+        scores_BHTS = (q_BHTC * scale) @ k_BGSC.mT
         scores_BHTS = scores_BHTS.to(torch.promote_types(scores_BHTS.dtype, torch.float32))
         scores_BHTS = soft_capped(scores_BHTS, self.shape.softcap) + mask_BHTS
         weights_BHTS = self.dropout(scores_BHTS.softmax(-1))
-        return weights_BHTS.to(v_BHSC.dtype) @ v_BHSC
+        return weights_BHTS.to(v_BGSC.dtype) @ v_BGSC
 
     def keys_seen(self, seq_len: int) -> float:
         """How many keys a query of a sequence sees on average, itself counted as half of one.

@@ -252,6 +252,9 @@ class Transformer(nn.Module):
         places = Places.of(start, t, tokens_BT.device, document_ids_BT, padding_B)
         x_BTD = F.embedding(tokens_BT, self.embedding)
         x_BTD = self.dropout(self.position.embed(x_BTD, places.positions))
+        if cache is None:  # before the blocks, which may be computed again
+            for attention in self._attentions():
+                attention.mask(places, self.position, rows)
         aux: list[dict[str, Tensor]] = []
         router: list[dict[str, Tensor]] = []
         for layer, block in enumerate(self.blocks):

@@ -23,7 +23,7 @@ def attend_in_blocks(
     places: Places,
     window: int,
     n_sinks: int,
-    slopes_H: Tensor | None,
+    mask_RHQS: Tensor,
     attend: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor],
 ) -> Tensor:
     """Exactly masked attention, where t sees s iff 0 ≤ t − s < window or s is a sink.
@@ -35,19 +35,14 @@ def attend_in_blocks(
 
     Args:
         places: of a call without cache
+        mask_RHQS: `block_mask`'s
         attend: (q, k, v, mask) to what is attended to
     Returns: (B, H, T, C)
     """
     batch, _, t, _ = q_BHTC.shape
-    size = max(window, LEAST_BLOCK)
-    n = -(-t // size)
+    begin_N1, size, _, sink_XNJ = _blocks(places, window, n_sinks)
+    n = len(begin_N1)
     tail = n * size - t
-    start_XT = places.index_T.new_zeros(1, t)
-    if places.start_BT is not None:
-        start_XT = places.start_BT.expand(batch, t)
-    begin_N1 = torch.arange(0, n * size, size, device=q_BHTC.device)[:, None]
-    reach_N1 = begin_N1 - size  # the first place of the block before
-    sink_XNJ = start_XT[:, reach_N1.clamp_min(0)] + torch.arange(n_sinks, device=q_BHTC.device)
 
     def blocks(x_BHTC: Tensor) -> Tensor:
         return x_BHTC.unflatten(2, (n, size)).transpose(1, 2)  # (B, N, H, Q, C)
@@ -61,22 +56,45 @@ def attend_in_blocks(
             parts.append(x_BGTC.gather(2, where_BGJC).unflatten(2, (n, n_sinks)).transpose(1, 2))
         return torch.cat(parts, 3).flatten(0, 1)
 
-    def visible() -> Tensor:
-        query_NQ = begin_N1 + torch.arange(size, device=q_BHTC.device)
-        key_NS = reach_N1 + torch.arange(2 * size, device=q_BHTC.device)
-        key_NS = key_NS.where(key_NS >= 0, NOWHERE)
-        later_XNJ = sink_XNJ.where(sink_XNJ < reach_N1, NOWHERE)  # others are in the blocks
-        key_XNS = torch.cat([key_NS.expand(sink_XNJ.shape[0], -1, -1), later_XNJ], 2)
-        start_XNQ = None
-        if places.start_BT is not None:
-            start_XNQ = F.pad(start_XT, (0, tail)).unflatten(1, (n, size))
-        mask_XNHQS = mask(query_NQ, key_XNS, start_XNQ, window, n_sinks, slopes_H, q_BHTC.dtype)
-        return mask_XNHQS.expand(batch, -1, -1, -1, -1).flatten(0, 1)
-
-    y_RHQC = attend(
-        blocks(F.pad(q_BHTC, (0, 0, 0, tail))).flatten(0, 1),
-        keys(k_BGTC),
-        keys(v_BGTC),
-        places.once(window, visible),
-    )
+    q_RHQC = blocks(F.pad(q_BHTC, (0, 0, 0, tail))).flatten(0, 1)
+    y_RHQC = attend(q_RHQC, keys(k_BGTC), keys(v_BGTC), mask_RHQS)
     return y_RHQC.unflatten(0, (batch, n)).transpose(1, 2).flatten(2, 3)[:, :, :t]
+
+
+def block_mask(
+    places: Places,
+    batch: int,
+    window: int,
+    n_sinks: int,
+    slopes_H: Tensor | None,
+    dtype: torch.dtype,
+) -> Tensor:
+    """What is added to the scores of the blocks, which all layers of a window share: (R, …, Q, S).
+
+    Args: as for `attend_in_blocks` and `llm.model.places.mask`
+    """
+    begin_N1, size, start_XT, sink_XNJ = _blocks(places, window, n_sinks)
+    reach_N1 = begin_N1 - size  # the first place of the block before
+    query_NQ = begin_N1 + torch.arange(size, device=begin_N1.device)
+    key_NS = reach_N1 + torch.arange(2 * size, device=begin_N1.device)
+    key_NS = key_NS.where(key_NS >= 0, NOWHERE)
+    later_XNJ = sink_XNJ.where(sink_XNJ < reach_N1, NOWHERE)  # others are in the blocks
+    key_XNS = torch.cat([key_NS.expand(sink_XNJ.shape[0], -1, -1), later_XNJ], 2)
+    start_XNQ = None
+    if places.start_BT is not None:
+        tail = query_NQ.numel() - start_XT.shape[1]
+        start_XNQ = F.pad(start_XT, (0, tail)).unflatten(1, query_NQ.shape)
+    mask_XNHQS = mask(query_NQ, key_XNS, start_XNQ, window, n_sinks, slopes_H, dtype)
+    return mask_XNHQS.expand(batch, -1, -1, -1, -1).flatten(0, 1)
+
+
+def _blocks(places: Places, window: int, n_sinks: int) -> tuple[Tensor, int, Tensor, Tensor]:
+    """Where blocks begin (N, 1), their size, where texts do (X, T), and their sinks (X, N, J)."""
+    t, device = len(places.index_T), places.index_T.device
+    size = max(window, LEAST_BLOCK)
+    start_XT = places.index_T.new_zeros(1, t)
+    if places.start_BT is not None:
+        start_XT = places.start_BT.expand(-1, t)
+    begin_N1 = torch.arange(0, t, size, device=device)[:, None]
+    sink_XNJ = start_XT[:, (begin_N1 - size).clamp_min(0)] + torch.arange(n_sinks, device=device)
+    return begin_N1, size, start_XT, sink_XNJ

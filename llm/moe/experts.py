@@ -128,8 +128,10 @@ def _here(parameter: Any) -> Any:
 class _GroupedLinear(torch.autograd.Function):
     """y_m = x_m W_e + b_e in one of two ways, forwards and backwards.
 
-    On a GPU `grouped_mm`, which never asks the host for the loads. Elsewhere a loop over the
-    experts, which is what grouped_mm is on a CPU, too. Ours puts the bias into the product: adding
+    On a GPU in bfloat16 `grouped_mm`, which from Hopper on never asks the host for the loads.
+    Elsewhere a loop over the experts, before which the host waits for the loads. So does
+    grouped_mm itself on a CPU, on older GPUs and in other types; what never waits there would pad
+    every expert's rows to those of all. Ours puts the bias into the product: adding
     it row by row afterwards, and summing its gradient, costs as much as half a product (384 → 1536,
     8,192 rows, float32, one AVX2 core: dense with bias 171 ms, the loop with bias 186, grouped_mm
     170, and with the bias 262).
@@ -161,6 +163,9 @@ class _GroupedLinear(torch.autograd.Function):
             return d_x_MI, d_weight_EIO, d_bias_EO if has_bias else None, None
         d_x_MI = F.grouped_mm(d_MO, weight_EIO.mT, offs=ends_E)
         d_weight_EIO = F.grouped_mm(x_MI.T, d_MO, offs=ends_E)
+        # Some GPUs leave what experts without rows get as the memory was (PyTorch #172439).
+        idle_E = ends_E.diff(prepend=ends_E.new_zeros(1)) == 0
+        d_weight_EIO.masked_fill_(idle_E[:, None, None], 0.0)
         if not ctx.has_bias:
             return d_x_MI, d_weight_EIO, None, None
         # One place more than experts, for the rows behind the last expert's. Not by indexing,

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from llm.layers.roles import role_of
-from llm.optimizer.recipe import DECAYED, Recipe
+from llm.optimizer.recipe import DECAYED, Recipe, has_fused_kernel
 from llm.optimizer.sharded import own
 
 
@@ -35,5 +35,5 @@ class AdamW(Recipe):
         for parameter in model.parameters():
             (hidden if role_of(parameter) in DECAYED else others).append(parameter)
         groups = [*self.groups(hidden, True, 1 / model.width_ratio), *self.groups(others, False)]
-        fused = next(model.parameters()).device.type in ("cpu", "cuda", "mps")
+        fused = has_fused_kernel(model)
         return _OwnShares(groups, lr=self.lr, betas=self.betas, eps=self.eps, fused=fused)

@@ -8,11 +8,12 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adamw import adamw
 
 from llm.config.schema import Node
 from llm.config.types import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, ProperFraction
 from llm.layers.roles import role_of
-from llm.optimizer.recipe import DECAYED, NO_FACTORS, Recipe
+from llm.optimizer.recipe import DECAYED, NO_FACTORS, Recipe, has_fused_kernel
 from llm.optimizer.sharded import gather, own, share_of
 
 #: The quintic of Jordan et al. 2024, which takes singular values in (0, 1] to about 1.
@@ -38,10 +39,15 @@ def orthogonalise(update_SRC: Tensor, steps: int) -> Tensor:
 
 
 class MuonAdamW(torch.optim.Optimizer):
-    """Steps groups marked `muon` by Muon and the others by AdamW, at one learning rate."""
+    """Steps groups marked `muon` by Muon and the others by AdamW, at one learning rate.
 
-    def __init__(self, groups: list[dict[str, Any]], recipe: "Muon"):
-        super().__init__(groups, {"lr": recipe.lr})
+    Args:
+        fused: whether the device has a kernel for AdamW, which counts its steps on the device:
+            `load_state_dict` reads this in the groups to bring the counts there
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], recipe: "Muon", fused: bool):
+        super().__init__(groups, {"lr": recipe.lr, "fused": fused})
         self.recipe = recipe
 
     @torch.no_grad()
@@ -49,16 +55,14 @@ class MuonAdamW(torch.optim.Optimizer):
         """One step; parameters without a gradient stay as they are."""
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None]
-            if group["weight_decay"] and parameters:
-                torch._foreach_mul_(
-                    [own(p) for p in parameters], 1 - group["lr"] * group["weight_decay"]
-                )
-            if group["muon"]:
-                self._muon(parameters, group["lr"])
-            else:
-                self._adam(parameters, group["lr"])
+            step = self._muon if group["muon"] else self._adamw
+            if parameters:
+                step(parameters, group)
 
-    def _muon(self, parameters: list[Tensor], lr: float) -> None:
+    def _muon(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        lr = group["lr"]
+        if group["weight_decay"]:
+            torch._foreach_mul_([own(p) for p in parameters], 1 - lr * group["weight_decay"])
         stacks: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = {}
         gathered: list[tuple[Tensor, Tensor]] = []  # a shared-out matrix, and its step
         for parameter in parameters:
@@ -92,22 +96,33 @@ class MuonAdamW(torch.optim.Optimizer):
         for parameter, step in gathered:
             own(parameter).add_(share_of(step, parameter))
 
-    def _adam(self, parameters: list[Tensor], lr: float) -> None:
-        first, second = self.recipe.betas
+    def _adamw(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        fused = group["fused"]
         for parameter in parameters:
             state = self.state[parameter]
             if not state:
-                state["step"] = torch.zeros(())
+                where = parameter.device if fused else "cpu"
+                state["step"] = torch.zeros((), dtype=torch.float32, device=where)
                 state["mean"] = torch.zeros_like(parameter)
                 state["square"] = torch.zeros_like(parameter)
-            state["step"] += 1
-            done = float(state["step"])
-            assert parameter.grad is not None
-            gradient, mean, square = own(parameter.grad), own(state["mean"]), own(state["square"])
-            mean.lerp_(gradient, 1 - first)
-            square.mul_(second).addcmul_(gradient, gradient, value=1 - second)
-            root = (square / (1 - second**done)).sqrt_().add_(self.recipe.eps)
-            own(parameter).addcdiv_(mean, root, value=-lr / (1 - first**done))
+        states = [self.state[p] for p in parameters]
+        adamw(
+            [own(p) for p in parameters],
+            [own(p.grad) for p in parameters if p.grad is not None],
+            [own(state["mean"]) for state in states],
+            [own(state["square"]) for state in states],
+            [],
+            [state["step"] for state in states],
+            fused=fused,
+            foreach=not fused,
+            amsgrad=False,
+            maximize=False,
+            lr=group["lr"],
+            beta1=self.recipe.betas[0],
+            beta2=self.recipe.betas[1],
+            eps=self.recipe.eps,
+            weight_decay=group["weight_decay"],
+        )
 
 
 class Muon(Recipe):
@@ -167,4 +182,4 @@ class Muon(Recipe):
             *(g | {"muon": False} for g in self.groups(routers, True, 1 / model.width_ratio)),
             *(g | {"muon": False} for g in self.groups(others, False)),
         ]
-        return MuonAdamW(groups, self)
+        return MuonAdamW(groups, self, has_fused_kernel(model))

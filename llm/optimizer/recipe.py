@@ -20,6 +20,11 @@ ROLES = get_args(Role)
 NO_FACTORS: dict[str, float] = {}
 
 
+def has_fused_kernel(model: nn.Module) -> bool:
+    """Whether PyTorch steps AdamW in one kernel where `model` is; elsewhere it takes several."""
+    return next(model.parameters()).device.type in ("cpu", "cuda", "mps")
+
+
 class Recipe:
     """The settings that every optimizer has, and its learning rate over the budget.
 

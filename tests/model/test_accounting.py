@@ -32,10 +32,10 @@ def explicit_attention(
     return (scores + attn_mask).softmax(-1) @ v
 
 
-def whole_square(q, k, v, places, window, n_sinks, slopes, attend):
+def whole_square(q, k, v, places, window, n_sinks, mask_of_blocks, attend):
     """A window as a mask on all pairs."""
     index = places.index_T[None]
-    return attend(q, k, v, mask(index, index, places.start_BT, window, n_sinks, slopes, q.dtype))
+    return attend(q, k, v, mask(index, index, places.start_BT, window, n_sinks, None, q.dtype))
 
 
 CHOICES = Choices()

@@ -121,7 +121,21 @@ def test_outputs_and_all_gradients_are_those_of_a_loop(
 
 @pytest.mark.parametrize("bias", [True, False])
 def test_grouped_products_and_the_loop_agree(monkeypatch, bias):
-    """Outputs and gradients, with rows behind the last expert's that nobody may read."""
+    """Outputs and gradients, with rows behind the last expert's that nobody may read.
+
+    Some GPUs write neither those nor the weight gradients of experts without rows.
+    """
+    grouped_mm = torch.nn.functional.grouped_mm
+
+    def careless(a, b, offs):
+        y = grouped_mm(a, b, offs=offs)
+        if b.ndim == 3:
+            y[offs[-1] :] = torch.nan
+        else:
+            y[offs.diff(prepend=offs.new_zeros(1)) == 0] = torch.nan
+        return y
+
+    monkeypatch.setattr(torch.nn.functional, "grouped_mm", careless)
     layer = randomised(experts(6, 2)(shape(activation="swiglu", bias=bias))).experts
     x_MD = torch.randn(21, 16, generator=torch.Generator().manual_seed(1))
     ends_E = torch.tensor([4, 4, 9, 12, 17, 17], dtype=torch.int32)
