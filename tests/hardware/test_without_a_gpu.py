@@ -10,7 +10,7 @@ from llm.layers.norm import RMSNorm
 from tests.hardware import fake_gpu
 
 GROUPS = Choices().groups
-SMALL = ["model.d_model=32", "model.n_heads=4", "model.d_ff=32", "model.max_seq_len=24"]
+SMALL = ["model.d_model=32", "model.n_heads=4", "model.d_ff=64", "model.max_seq_len=24"]
 SMALL += ["model.n_layers=2"]
 NANO = ["model=nano", *SMALL]
 ONE = [*NANO, "model.n_layers=1"]
