@@ -155,3 +155,20 @@ def test_what_is_no_matrix_takes_adamws_steps(moe, style):
         elif ours.grad is not None:
             moved += not torch.allclose(ours, theirs, atol=1e-4)
     assert moved
+
+
+@pytest.mark.parametrize(
+    ("tokens_per_step", "factor"),
+    [(None, 1), (512, 1), (2048, 1), (4096, 2**0.5), (8192, 2), (2**19, 2)],
+)
+def test_the_automatic_rate_by_batch(tokens_per_step, factor):
+    """Muon's grows within what was measured; AdamW's does not, and a rate that is given stays."""
+    model = transformer()
+    for made, expected in (
+        (muon(lr="auto"), factor * 6e-4 * 768 / 16),
+        (muon(lr=1e-3), 1e-3),
+        (AdamW(**SETTINGS | {"lr": "auto"}), 6e-4 * 768 / 16),
+    ):
+        made.settle(model, tokens_per_step)
+        made.optimizer(model)
+        assert made.lr == pytest.approx(expected)
