@@ -129,6 +129,7 @@ def _train(setup: Setup, job: Job) -> None:
     if mesh is not None:
         split_experts(model, mesh["experts"])
     parallel = Parallel(model, scheme, world, mesh)
+    recipe.settle(model, rows_per_step * seq_len)
     optimizer, scaler = recipe.optimizer(model), machine.scaler()
     if world.first:
         tokenizers.save(prepared.tokenizer, run.folder)
