@@ -96,8 +96,9 @@ class Balance(nn.Module):
         """Move the bias towards equal load; `load_E` in any unit, of the whole optimizer step."""
         if self.bias_E is not None:
             # Equal loads differ by rounding, in a way that depends on how the step was split.
-            lack_E = (1e6 * (1 - load_E / load_E.mean())).round().to(self.bias_E)
-            self.bias_E += self.step * torch.sign(lack_E)
+            lack_E = (1e6 * (1 - load_E / load_E.mean())).round()
+            # The loop knows the load on the CPU; it does not wait for the GPU to take the signs.
+            self.bias_E += self.step * torch.sign(lack_E).to(self.bias_E, non_blocking=True)
 
 
 def after_step(model: nn.Module, load_LE: Tensor | None) -> None:

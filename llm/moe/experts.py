@@ -163,7 +163,7 @@ class _GroupedLinear(torch.autograd.Function):
             return d_x_MI, d_weight_EIO, d_bias_EO if has_bias else None, None
         d_x_MI = F.grouped_mm(d_MO, weight_EIO.mT, offs=ends_E)
         d_weight_EIO = F.grouped_mm(x_MI.T, d_MO, offs=ends_E)
-        # Some GPUs leave what experts without rows get as the memory was (PyTorch #172439).
+        # What experts without rows get, some GPUs leave unwritten (PyTorch #172439, #193633).
         idle_E = ends_E.diff(prepend=ends_E.new_zeros(1)) == 0
         d_weight_EIO.masked_fill_(idle_E[:, None, None], 0.0)
         if not ctx.has_bias:

