@@ -1,6 +1,9 @@
 """Several processes give what one gives: curves, validation loss, checkpoints, one directory."""
 
 import json
+import os
+import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -126,34 +129,57 @@ def test_a_checkpoint_of_two_processes_opens_in_four_and_in_one(workplace):
     assert _reopened(0, 1)
 
 
-def test_what_ends_one_process_ends_all_with_one_line(toy_text):
-    """Refused by all before training, and failed in one alone."""
+def test_what_ends_one_process_ends_all_with_one_line(toy_text, tmp_path, monkeypatch):
+    """Refused by all before training; stopped by a signal; failed in one alone.
+
+    All wait for the last checkpoint after the signal, however long it is written.
+    """
+    program = tmp_path / "scontrol"
+    program.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
 
     def before(rank: int) -> None:
-        compute = Gradients.compute
+        from llm.hardware import world
 
-        def failing(self, optimizer, step, *arguments):
-            if rank == 1 and step == 3:
-                raise Failed("its fan has stopped")
+        compute, write = Gradients.compute, checkpoint.write
+
+        def computing(self, optimizer, step, *arguments):
+            if self.seed == 6 and step == 1:
+                world._PATIENCE = 0.1
+                os.kill(os.getpid(), signal.SIGTERM)
+            if self.seed == 7:
+                world._PATIENCE = 10.0
+                if rank == 1 and step == 3:
+                    raise Failed("its fan has stopped")
             return compute(self, optimizer, step, *arguments)
 
-        Gradients.compute = failing
+        def writing(parent, step, *rest):
+            if step == 2:
+                time.sleep(1.5)  # others look for failures once a second
+            return write(parent, step, *rest)
 
-    ends = train_in_processes(
-        2,
-        [*BRIEF, *DENSE, "train.batch_size=3"],
-        [*BRIEF, *DENSE, "seed=7"],
-        before=before,
-    )
-    expected = [(2, "share evenly"), (1, "fan")]
+        Gradients.compute, checkpoint.write = computing, writing
+
+    jobs = [["train.batch_size=3"], ["seed=6"], ["seed=7"]]
+    ends = train_in_processes(2, *([*BRIEF, *DENSE, *job] for job in jobs), before=before)
+    expected = [(2, "share evenly"), (143, None), (1, "fan")]
     for (first, second), (code, line) in zip(ends, expected, strict=True):
-        assert (first.code, second.code) == (code, code)
+        assert (first.code, second.code) == (code, code), first.err + second.err
         said = [text for text in (first.err + second.err).splitlines() if "llm.train:" in text]
-        assert len(said) == 1 and line in said[0], first.err + second.err
+        assert len(said) == (line is not None), first.err + second.err
+        assert line is None or line in said[0]
         assert "Traceback" not in first.err + second.err
-    (folder,) = Path("outputs/runs").glob("[a-z]*")
-    told = json.loads((folder / "run.json").read_text())
-    assert told["state"] == "failed" and "fan" in told["reason"]
+    runs = {}
+    for folder in Path("outputs/runs").glob("[a-z]*"):
+        facts = json.loads((folder / "run.json").read_text())
+        runs[facts["state"]] = folder, facts["reason"]
+    assert runs.keys() == {"interrupted", "failed"}
+    assert "fan" in runs["failed"][1]
+    found, damaged = checkpoint.newest(runs["interrupted"][0] / "checkpoints")
+    assert found.step == 2 and not damaged
+    assert (tmp_path / "asked").read_text().splitlines().count("requeue 7") == 1
 
 
 @pytest.mark.slow
