@@ -182,6 +182,51 @@ def test_what_ends_one_process_ends_all_with_one_line(toy_text, tmp_path, monkey
     assert (tmp_path / "asked").read_text().splitlines().count("requeue 7") == 1
 
 
+def _three_times_the_same(rank: int) -> list[bool]:
+    """Whether the first steps of a process's life sum gradients as the later ones do."""
+    with World() as world:
+        world.start("cpu")
+        parallel = Parallel(transformer("dense"), "ddp", world)
+        gradients = []
+        for _ in range(3):
+            parallel.model.zero_grad(set_to_none=True)
+            parallel(tokens(2, 12, rank), tokens(2, 12, rank)).loss_sum.backward()
+            gradients.append([p.grad.clone() for p in parallel.model.parameters()])
+        return [all(map(torch.equal, gradients[0], later)) for later in gradients[1:]]
+
+
+def test_three_processes_sum_alike_from_their_first_step_on():
+    """So that a resume is exact: of two numbers the sum is the same in any order, of three not."""
+    assert in_processes(3, _three_times_the_same) == [[True, True]] * 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["ddp", "fsdp"])
+def test_three_processes_resume_to_the_same_bytes(toy_text, scheme):
+    job = [*BRIEF, *DENSE, "train.batch_size=3", f"hardware.parallel={scheme}"]
+    interrupted = [*job, "train.checkpoint_every=100", "train.eval_every=6"]
+
+    def before(rank: int) -> None:
+        compute, stopped = Gradients.compute, []
+
+        def computing(self, optimizer, step, *arguments):
+            if step == 2 and Path("outputs/runs").exists() and not stopped:
+                stopped.append(step)
+                self.signals.received = signal.SIGTERM
+            return compute(self, optimizer, step, *arguments)
+
+        Gradients.compute = computing
+
+    alone = [*interrupted, "outputs=elsewhere"]
+    ends = train_in_processes(3, alone, interrupted, interrupted, before=before)
+    assert [by_rank[0].code for by_rank in ends] == [0, 143, 0]
+    one, other = ends[0][0].folder, ends[2][0].folder
+    for name in ("model.safetensors", "optimizer.safetensors"):
+        file = f"checkpoints/step-00000006/{name}"
+        assert (one / file).read_bytes() == (other / file).read_bytes(), name
+    assert (one / "metrics.jsonl").read_bytes() == (other / "metrics.jsonl").read_bytes()
+
+
 @pytest.mark.slow
 def test_four_processes_draw_the_curve_of_one_with_four_micro_steps(llm_train):
     """To 1e-5 nats, dense and with experts, by DDP and by FSDP."""
