@@ -86,10 +86,17 @@ def test_data_that_stay_bad_end_the_run_with_a_diagnosis(llm_train, poison):
     assert "back to step 4" in ended.err and "back to step 2" in ended.err
 
 
-def test_fp16_finds_its_scale(llm_train):
+def test_fp16_finds_its_scale(llm_train, monkeypatch):
+    """Where it was too high the step is counted, and no mishap of the data."""
+    overflowed = Gradients.overflowed
+    spoilt = [False, True, True, True, *[False] * 12]  # as many as would be a mishap
+    monkeypatch.setattr(Gradients, "overflowed", lambda *a: spoilt.pop(0) or overflowed(*a))
     ended = llm_train(*LONG, "hardware.precision=fp16")
     assert ended.code == 0, ended.err
-    assert rows(ended.folder)[-1]["val/loss"] < rows(ended.folder)[3]["val/loss"]
+    told = rows(ended.folder)
+    assert told[-1]["val/loss"] < told[3]["val/loss"]
+    assert [row.get("train/overflowed", 0) for row in told] == [0, 1, 2, *[3] * 13]
+    assert told[3]["tokens"] == told[0]["tokens"] and "train/skipped" not in told[-1]
 
 
 def test_checkpoints_by_the_clock_and_those_that_are_kept_for_ever(llm_train):
