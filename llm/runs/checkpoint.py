@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -163,21 +164,6 @@ def prune(parent: Path, newest: int, regular: int = 1, every: int | None = None)
         shutil.rmtree(half, ignore_errors=True)
 
 
-def regular_before(parent: Path, regular: int, visited: list[int]) -> str | None:
-    """The newest good checkpoint of a multiple of `regular` steps, before all the `visited`.
-
-    Good is one that was not made while steps were left out. Going back to the same place twice
-    would end the same way.
-    """
-    limit = min(visited, default=None)
-    for folder in reversed(list_steps(parent)):
-        if step_of(folder) % regular == 0 and (limit is None or step_of(folder) < limit):
-            state = json.loads((folder / "state.json").read_bytes())
-            if not state.get("guard", {}).get("in_a_row"):
-                return folder.name
-    return None
-
-
 def step_of(folder: Path) -> int:
     return int(folder.name.removeprefix("step-"))
 
@@ -220,12 +206,17 @@ def read(folder: Path, device: torch.device | str = "cpu") -> Checkpoint:
     return Checkpoint(folder, state["step"], weights, tensors, state)
 
 
-def newest(parent: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest whole checkpoint, and a line for each newer one that had to be passed over."""
+def newest(
+    parent: Path, fits: Callable[[Checkpoint], bool] = lambda found: True
+) -> tuple[Checkpoint | None, list[str]]:
+    """The newest whole checkpoint that `fits`, and a line for each newer one that is damaged."""
     damaged: list[str] = []
     for folder in reversed(list_steps(parent)):
         try:
-            return read(folder), damaged
+            found = read(folder)
         except Failed as failure:
             damaged.append(str(failure))
+            continue
+        if fits(found):
+            return found, damaged
     return None, damaged
