@@ -130,6 +130,8 @@ class History:
 
     def _newest_whole(self) -> str | None:
         """Its name; of each newer one that is damaged, a line."""
+        for parent in (self.run.checkpoints, self.run.best):
+            checkpoint.mend(parent)
         found, damaged = checkpoint.newest(self.run.checkpoints)
         for line in damaged:
             print(f"{line}; going back to the one before", file=sys.stderr)
