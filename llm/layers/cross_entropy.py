@@ -149,7 +149,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 d_hidden_ND[part] *= counts_C1
                 counted_CD = hidden_CD * counts_C1
                 if exact is weight_VD.dtype:
-                    d_weight_VD.addmm_(d_logits_CV.T, counted_CD)
+                    torch.addmm(d_weight_VD, d_logits_CV.T, counted_CD, out=d_weight_VD)
                 else:
                     d_weight_VD += d_logits_CV.T @ counted_CD
         if wanted:
