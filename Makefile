@@ -11,6 +11,8 @@ ARGS ?=
 # of which nothing is copied, and its text of Shakespeare's.
 NANOGPT ?= nanoGPT
 TEXT ?= $(NANOGPT)/data/shakespeare_char/input.txt
+# Where benchmarks write their figures, a .json each.
+BENCH := outputs/bench
 # Processes of `make test`: a number, or "auto" for one a core (eight at most, since each imports
 # torch). A process computes with one thread (tests/conftest.py).
 JOBS ?= auto
@@ -23,7 +25,7 @@ SAY := @echo >&2
 
 .DEFAULT_GOAL := help
 .PHONY: help env train prepare data test test-all chat sweep plan report runs bench bench-moe bench-data
-.PHONY: bench-nanogpt bench-race bench-head parity sizes lint format clean distclean
+.PHONY: bench-steps bench-nanogpt bench-race bench-head parity sizes lint format clean distclean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -76,26 +78,36 @@ test: env ## Run the fast tests
 test-all: env ## Run every test, the slow ones too
 	@$(PYTHON) -m pytest -n $(JOBS) --maxprocesses 8 $(ARGS)
 
-bench: env ## Measure speed
-	@$(PYTHON) experiments/speed/bench.py $(ARGS)
+bench: env ## Measure all speeds into outputs/bench/*.json (NANOGPT=folder; ARGS="--rounds 3" for all)
+	@$(MAKE) --no-print-directory bench-steps
+	@$(MAKE) --no-print-directory bench-head
+	@$(MAKE) --no-print-directory bench-moe
+	@if [ -f "$(NANOGPT)/model.py" ]; then \
+	  $(MAKE) --no-print-directory bench-nanogpt && \
+	  if [ -f "$(TEXT)" ]; then $(MAKE) --no-print-directory bench-race; else \
+	    echo "no race: $(TEXT) is missing; run $(NANOGPT)/data/shakespeare_char/prepare.py, or say TEXT=file"; fi; \
+	else echo "not against nanoGPT: git clone https://github.com/karpathy/nanoGPT, or say NANOGPT=folder"; fi
+
+bench-steps: env ## Time a training step of the default models, dense and with experts
+	@$(PYTHON) experiments/speed/bench.py --json $(BENCH)/steps.json $(ARGS)
 
 parity: env ## Compare six architectures with transformers, number for number
 	$(PYTHON) -m pytest -q tests/hf/test_parity.py
 
 bench-moe: env ## Measure what experts cost
-	@$(PYTHON) experiments/speed/moe.py $(ARGS)
+	@$(PYTHON) experiments/speed/moe.py --json $(BENCH)/moe.json $(ARGS)
 
 bench-data: env ## Measure preparing and loading text (ARGS=--quick for a minute's worth)
 	@$(PYTHON) experiments/speed/data.py $(ARGS)
 
 bench-nanogpt: env ## Time a step against nanoGPT's (NANOGPT=folder; ARGS="--losses 300 --text FILE" compares losses)
-	@$(PYTHON) experiments/speed/nanogpt.py --nanogpt $(NANOGPT) $(ARGS)
+	@$(PYTHON) experiments/speed/nanogpt.py --nanogpt $(NANOGPT) --json $(BENCH)/nanogpt.json $(ARGS)
 
 bench-race: env ## Race nanoGPT to a validation loss of 1.88 on Shakespeare (NANOGPT=folder TEXT=file)
-	@$(PYTHON) experiments/speed/race.py --nanogpt $(NANOGPT) --text $(TEXT) $(ARGS)
+	@$(PYTHON) experiments/speed/race.py --nanogpt $(NANOGPT) --text $(TEXT) --json $(BENCH)/race.json $(ARGS)
 
 bench-head: env ## Measure the output head with its cross-entropy: time and memory
-	@$(PYTHON) experiments/speed/head.py $(ARGS)
+	@$(PYTHON) experiments/speed/head.py --json $(BENCH)/head.json $(ARGS)
 
 lint: env ## Check style and types
 	@$(PYTHON) -m ruff check

@@ -146,7 +146,7 @@ def examine(
         if watch is not None:  # of no rows, where this was done for company
             watch(part if mine < len(batches) else slice(part.stop, part.stop), output.router)
         if mine < len(batches):
-            nats_RT[part] = output.nats_BT.double().cpu().numpy()
+            nats_RT[part] = output.nats_BT.cpu().double().numpy()  # MPS has no float64
     if world.size > 1:  # zeros and one value are added up, which is exact
         device = "cuda" if machine.device == "cuda" else "cpu"
         nats_RT = world.sum(torch.from_numpy(nats_RT).to(device)).cpu().numpy()

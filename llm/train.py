@@ -62,6 +62,7 @@ def _train(setup: Setup, job: Job) -> None:
     from llm.data.mixture import training_order
     from llm.evaluate import acceptance, examine
     from llm.hardware.blocks import compile_blocks, recompute_blocks
+    from llm.hardware.machine import EAGER_STEP_SECONDS, EAGER_UTILISATION
     from llm.hardware.parallel import Parallel, expert_mesh
     from llm.hardware.peak import measured_peak
     from llm.hardware.profile import profiler
@@ -70,7 +71,7 @@ def _train(setup: Setup, job: Job) -> None:
     from llm.hardware.stopwatch import Stopwatch, memory_peak
     from llm.loop.history import History
     from llm.loop.silent import Silent
-    from llm.loop.step import Gradients, find_batch
+    from llm.loop.step import Gradients, find_batch, micro_batch
     from llm.moe.alarm import CollapseAlarm, active_experts
     from llm.moe.balance import after_step
     from llm.moe.exchange import split_experts
@@ -97,7 +98,7 @@ def _train(setup: Setup, job: Job) -> None:
 
     world.start(machine.device)
     world.watch(lambda failure: run.update(state="failed", reason=str(failure)))
-    decided = hardware.start(machine, run.facts)
+    decided = hardware.start(machine, run.facts, world)
     vocab_size = prepared.tokenizer.vocab_size
     model = build_model(config, vocab_size, plugins, machine.device)
     if start is not None:
@@ -108,13 +109,19 @@ def _train(setup: Setup, job: Job) -> None:
     rows_per_step = micro_rows * settings["grad_accum_steps"]
     if settings["preflight"] and not checkpoint.list_steps(run.checkpoints):
         preflight(model, vocab_size, machine.autocast)
-    if hardware.find_batch:
-        known = run.facts.get("micro_rows")
-        micro_rows = known or world.decide(
-            lambda: find_batch(model, machine, rows_per_step // world.size) * world.size
-        )
     if hardware.recompute:
         recompute_blocks(model)
+    eval_rows = micro_rows
+    if hardware.find_batch:  # of the model as it will be called
+        rows, masked, near = rows_per_step // world.size, exam.document_mask, world.local_size
+        micro_rows = micro_batch(run, world, lambda: find_batch(model, machine, rows, masked, near))
+        eval_rows = min(eval_rows, micro_rows // world.size)  # a process takes such a part alone
+    peak = world.size * float(world.decide(lambda: measured_peak(machine)))
+    order = training_order(prepared, seq_len, seed)
+    budget, at = Budget.parse(settings["budget"]), Position()
+    course = Course(budget, at, rows_per_step, seq_len, order.rows_per_epoch, costs.flops_per_token)
+    expected = course.seconds(EAGER_UTILISATION * peak, EAGER_STEP_SECONDS)
+    decided["compile"] = hardware.compiles(machine, run.facts, expected)
     if decided["compile"]:
         compile_blocks(model)
     scheme = hardware.scheme(world)
@@ -123,13 +130,10 @@ def _train(setup: Setup, job: Job) -> None:
         split_experts(model, mesh["experts"])
     parallel = Parallel(model, scheme, world, mesh)
     optimizer, scaler = recipe.optimizer(model), machine.scaler()
-    order = training_order(prepared, seq_len, seed)
-    peak = world.size * float(world.decide(lambda: measured_peak(machine)))
     if world.first:
         tokenizers.save(prepared.tokenizer, run.folder)
     run.update(
         **decided,
-        micro_rows=micro_rows,
         processes=world.size,
         parallel=scheme,
         vocab_size=vocab_size,
@@ -139,7 +143,7 @@ def _train(setup: Setup, job: Job) -> None:
     )
 
     # Where it stands, from the newest whole checkpoint.
-    at, guard = Position(), Guard(settings["spike_factor"], settings["spike_patience"])
+    guard = Guard(settings["spike_factor"], settings["spike_patience"])
     alarm = CollapseAlarm(active_experts(model), rows_per_step * seq_len)
     log: Any = MetricLog(run.folder) if world.first else Silent()
     perf: Any = PerfLog(run.folder) if world.first else Silent()
@@ -151,8 +155,6 @@ def _train(setup: Setup, job: Job) -> None:
     history.resume()
     run.update(state="running", reason=None)
 
-    budget = Budget.parse(settings["budget"])
-    course = Course(budget, at, rows_per_step, seq_len, order.rows_per_epoch, costs.flops_per_token)
     progress = Progress(
         budget.amount, budget.name, min(course.spent, budget.amount), quiet=not world.first
     )
@@ -259,7 +261,7 @@ def _train(setup: Setup, job: Job) -> None:
                     metrics |= {f"update_ratio/{role}": x for role, x in moved.items()}
                     with watch.phase("evaluation"):
                         metrics |= examine(
-                            model, exam, machine, settings["batch_size"], world, observatory.watch
+                            model, exam, machine, eval_rows, world, observatory.watch
                         )
                     if not math.isfinite(metrics["val/loss"]):  # the weights are spoilt
                         go_back()

@@ -68,7 +68,7 @@ def train_in_processes(
         before(rank)
         ends = []
         for overrides in jobs:
-            sys.argv = ["llm.train", *overrides]
+            sys.argv = ["llm.train", "hardware.threads=1", *overrides]  # whatever cores there are
             out, err = io.StringIO(), io.StringIO()
             with redirect_stdout(out), redirect_stderr(err):
                 try:

@@ -158,8 +158,21 @@ def test_every_pair_of_options_trains(train_row, row):
 @pytest.mark.slow
 @pytest.mark.parametrize("row", pairwise(trained_groups()), ids=named)
 def test_every_pair_of_options_resumes_to_the_same_bytes(train_row, monkeypatch, row):
+    check_halves(train_row, monkeypatch, row)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "setting", ["compile=true", "recompute=true", "precision=bf16", "precision=fp16"]
+)
+def test_every_way_to_compute_resumes_to_the_same_bytes(train_row, monkeypatch, setting):
+    row = {"moe": "noisy_topk", "optimizer": "muon"}
+    check_halves(train_row, monkeypatch, row, f"hardware.{setting}", "model.dropout=0.1")
+
+
+def check_halves(train_row, monkeypatch, row, *settings):
     """Four steps at once, and two and two; a checkpoint behind the third and the fourth."""
-    lengths = ["train.budget=4steps", "train.checkpoint_every=3"]
+    lengths = ["train.budget=4steps", "train.checkpoint_every=3", *settings]
     at_once = train_row(row, *lengths)
     assert at_once.code == 0, at_once.err
     whole = kept(at_once.folder.rename(at_once.folder.with_name("at-once")))
@@ -183,7 +196,8 @@ def test_every_pair_of_options_resumes_to_the_same_bytes(train_row, monkeypatch,
     for name in ("model", "optimizer"):
         early, late = (f"checkpoints/step-0000000{step}/{name}.safetensors" for step in (3, 4))
         assert whole[early] != whole[late]
-    shutil.rmtree(at_once.folder.with_name("at-once"))
+    for folder in (at_once.folder.with_name("at-once"), ended.folder):
+        shutil.rmtree(folder)
 
 
 def kept(run: Path) -> dict[str, bytes]:

@@ -12,6 +12,7 @@ from llm.data.prepare import prepare
 from llm.evaluate import acceptance, examination, examine
 from llm.generate.sampling import pick, sample_rows
 from llm.hardware.machine import Machine
+from llm.moe.alarm import CollapseAlarm
 from llm.tokenizer.bytes import Bytes
 from llm.tokenizer.words import Words
 from tests.toy_models import experts, randomised, transformer
@@ -110,6 +111,31 @@ def test_the_truth_has_no_excess(tmp_path):
     metrics = examine(Truth(), exam, CPU, 3)
     assert metrics["val/excess"] == pytest.approx(0, abs=1e-6)
     assert [metrics[f"val/excess/{n}"] for n in corpus.skills] == pytest.approx([0] * 3, abs=1e-6)
+
+
+class NoFloat64(torch.Tensor):
+    """On a device such as Apple's: float64 is to be had on the CPU alone."""
+
+    @classmethod
+    def __torch_function__(cls, function, types, given=(), named=None):
+        assert function is not torch.Tensor.double, "MPS has no float64"
+        made = super().__torch_function__(function, types, given, named or {})
+        return made.as_subclass(torch.Tensor) if function is torch.Tensor.cpu else made
+
+
+def test_sums_in_float64_are_the_cpus(tmp_path):
+    prepared = prepared_by(Bytes(), tmp_path)
+    exam = examination(prepared, TwoStates(), 8, None)
+
+    class Even(torch.nn.Module):
+        def forward(self, tokens_BT, targets_BT, document_ids_BT=None):
+            nats_BT = torch.ones(targets_BT.shape).as_subclass(NoFloat64)
+            return type("Output", (), {"nats_BT": nats_BT})
+
+    assert examine(Even(), exam, CPU, 3)["val/loss"] == 1
+    alarm = CollapseAlarm(1, 10**6)
+    for step in range(100):
+        alarm.watch(step, torch.full((1, 4), 0.25).as_subclass(NoFloat64))
 
 
 def test_a_corpus_without_probabilities_has_no_floor(tmp_path):

@@ -1,6 +1,6 @@
 """How fast a training step is here, as ratios measured in one run.
 
-    python experiments/speed/bench.py [--rounds 7] [--model tiny] [--batch 16]
+    python experiments/speed/bench.py [--rounds 7] [--model tiny] [--batch 16] [--json FILE]
 
 The variants take turns, step by step, so that a noisy machine is noisy for all of them; figures
 are medians, ratios are medians of the paired ratios to the dense model. The share of the machine is
@@ -87,7 +87,7 @@ def main() -> None:
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--vocab", type=int, default=1024)
-    parser.add_argument("--json", type=Path, help="write the figures here, too")
+    parser.add_argument("--json", type=Path, default="outputs/bench/steps.json", help="of figures")
     given = parser.parse_args()
     variants = {
         name: Variant(overrides, given.model, given.batch, given.vocab)
@@ -106,17 +106,25 @@ def main() -> None:
         f"{machine.precision}, {torch.get_num_threads()} threads, peak {top / 1e9:.0f} GFLOP/s"
     )
     print(f"{'variant':20} {'ms/step':>8} {'tokens/s':>9} {'of dense':>9} {'of peak':>8}")
-    results = {}
+    results: dict[str, Any] = {
+        **vars(given),
+        "device": machine.device,
+        "precision": machine.precision,
+        "threads": torch.get_num_threads(),
+        "peak": top,
+        "variants": {},
+    }
+    del results["json"]
     for name, variant in variants.items():
         middle = statistics.median(times[name])
         pairs = zip(times[name], times["dense"], strict=True)
         ratio = statistics.median(mine / dense for mine, dense in pairs)
         rate = variant.tokens / middle
         share = rate * variant.cost.flops_per_token / top
-        results[name] = {"seconds": middle, "of_dense": ratio, "of_peak": share}
+        results["variants"][name] = {"seconds": middle, "of_dense": ratio, "of_peak": share}
         print(f"{name:20} {middle * 1e3:8.0f} {rate:9,.0f} {ratio:9.2f} {share:8.0%}")
-    if given.json:
-        given.json.write_text(json.dumps(results, indent=1) + "\n")
+    given.json.parent.mkdir(parents=True, exist_ok=True)
+    given.json.write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -82,6 +82,7 @@ def main() -> None:
         print(f"{name:8} {middle:6.2f} s  {memory[name]:7.0f} MiB beyond inputs and gradients")
     print(f"chunked is {faster:.2f} times as fast, in 1/{smaller:.1f} of the memory")
     if given.json:
+        given.json.parent.mkdir(parents=True, exist_ok=True)
         figures = {"seconds": times, "mib": memory, "faster": faster, "smaller": smaller}
         given.json.write_text(json.dumps(figures, indent=1) + "\n")
 

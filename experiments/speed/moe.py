@@ -350,6 +350,7 @@ def main() -> None:
                 f"  {row['case']:24} {row['seconds'] * 1e3:9.1f} ms {row['of_dense']:7.2f} × dense"
             )
     if given.json:
+        given.json.parent.mkdir(parents=True, exist_ok=True)
         given.json.write_text(json.dumps(results, indent=1) + "\n")
 
 

@@ -232,6 +232,7 @@ def main() -> None:
     hardware.start(machine, {})
     results = losses(given, machine) if given.losses else steps(given, machine)
     if given.json:
+        given.json.parent.mkdir(parents=True, exist_ok=True)
         given.json.write_text(json.dumps(results, indent=1) + "\n")
 
 

@@ -103,6 +103,7 @@ def main() -> None:
     ratio = statistics.median(r["ours"] / r["nanogpt"] for r in rounds)
     print(f"median of the paired ratios: {ratio:.3f} of nanoGPT's time")
     if given.json:
+        given.json.parent.mkdir(parents=True, exist_ok=True)
         given.json.write_text(json.dumps({"rounds": rounds, "ratio": ratio}, indent=1) + "\n")
 
 

@@ -5,6 +5,8 @@ The head is beside them: what is between its products is one more piece to trans
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -28,6 +30,21 @@ def _again(block: nn.Module, forward: object, *arguments: object) -> object:
     if block.training and torch.is_grad_enabled():
         return checkpoint(forward, *arguments, use_reentrant=False)
     return forward(*arguments)  # type: ignore[operator]
+
+
+@contextmanager
+def one_kept(model: nn.Module) -> Iterator[None]:
+    """While blocks are recomputed, let the last one keep all, as each does when its turn comes.
+
+    What is kept then is what a step needs at most.
+    """
+    block = _blocks(model)[-1]
+    again = vars(block).pop("forward", None)
+    try:
+        yield
+    finally:
+        if again is not None:
+            block.forward = again
 
 
 def compile_blocks(model: nn.Module) -> None:

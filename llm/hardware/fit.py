@@ -6,18 +6,25 @@ for one row and for two, and continued in a straight line.
 """
 
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
+
+from llm.hardware.limits import free_memory
 
 #: Share of the memory that is there which a step may fill.
 _SHARE = 0.85
 #: On a CPU: gradients and temporaries beside what is kept for the backward pass.
 _BESIDE = 2.0
+#: Where nobody says how much memory there is.
+_UNKNOWN = 4.0 * 2**30
 
 
 def largest_fitting(
-    rows_per_step: int, device: str, trial: Callable[[int], None], reserve: int
+    rows_per_step: int,
+    device: str,
+    trial: Callable[[int], None],
+    reserve: int,
+    local_size: int = 1,
 ) -> int:
     """Rows of one process's micro-step: a divisor of `rows_per_step`, at least 1.
 
@@ -25,13 +32,16 @@ def largest_fitting(
         rows_per_step: this process's rows of an optimizer step
         trial: forward and backward of so many rows, leaving nothing behind
         reserve: bytes that a step needs beside them, for the optimizer
+        local_size: processes that share this machine's memory, where they compute on its CPU
     """
     sizes = [n for n in range(rows_per_step, 0, -1) if rows_per_step % n == 0]
     if device == "cuda":
         return next((n for n in sizes if _fits_on_gpu(n, trial, reserve)), 1)
     one, two = (_kept_bytes(n, trial) for n in (1, 2))
     per_row, fixed = max(two - one, 1), max(2 * one - two, 0)
-    room = (_SHARE * free_memory() - reserve) / _BESIDE
+    free = free_memory()
+    free = _SHARE * (free if free < float("inf") else _UNKNOWN) / local_size
+    room = (free - reserve) / _BESIDE
     return next((n for n in sizes if fixed + n * per_row <= room), 1)
 
 
@@ -61,13 +71,3 @@ def _kept_bytes(rows: int, trial: Callable[[int], None]) -> int:
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         trial(rows)
     return sum(storages.values())
-
-
-def free_memory() -> int:
-    """Bytes that a process can still have: what Linux says, 4 GiB where nobody says anything."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return 4 * 2**30
-    figures = {line.split(":")[0]: int(line.split()[1]) for line in lines}
-    return figures["MemAvailable"] * 1024

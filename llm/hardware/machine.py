@@ -10,9 +10,18 @@ import torch
 from llm.config.errors import Refused
 from llm.config.types import UNRECORDED, PositiveInt
 from llm.hardware.allocator import keep_freed_memory
+from llm.hardware.limits import cores, physical_cores
 from llm.hardware.parallel import Scheme
 from llm.hardware.parallel import resolve as resolve_scheme
 from llm.hardware.world import World
+
+#: What torch.compile takes at first for a block: forward, backward, and again for evaluation. Less
+#: where its cache is warm.
+COMPILE_SECONDS = 60.0
+#: Share of the measured peak that eager steps reach on a GPU, large ones: a typical value.
+EAGER_UTILISATION = 0.3
+#: And no eager step is shorter: its kernels are launched one by one.
+EAGER_STEP_SECONDS = 0.01
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -45,14 +54,19 @@ class Hardware:
         device: `auto` takes cuda, then mps, then cpu
         precision: `auto` takes bf16 where the device multiplies it in hardware, fp16 on older
             GPUs, fp32 elsewhere
-        threads: of one process, null for PyTorch's choice
+        threads: of one process. null: what OMP_NUM_THREADS says, else the cores that a container's
+            quota and the affinity leave, shared by the processes of this machine. torchrun sets
+            OMP_NUM_THREADS=1 for several processes where the user did not; so among several a 1 is
+            taken for torchrun's, and `threads=1` asks for it
         parallel: what the processes that torchrun started do with the model: `ddp` has it whole in
             each, `fsdp` a share of every parameter; `auto` is ddp there and none without torchrun.
             Results agree to about 1e-5 in float32, so it is no part of a run's identity
         expert_parallel: over so many processes the experts of each layer are spread, each working
             on the rows of all that chose its own (`llm.moe.exchange`); all other weights are as
             `parallel` says. 1: every process has every expert
-        compile: translate the blocks by torch.compile; `auto` does so on CUDA
+        compile: translate the blocks by torch.compile; `auto` does so on CUDA for runs that are
+            long enough to get the time back (`worth_compiling`), and not on a CPU, where eager
+            steps are as fast (2.69 s against 2.75 s at 6 layers × 384). A resume does the same
         deterministic: on CUDA take only algorithms that add in a fixed order
         recompute: keep only the inputs of blocks for the backward pass and compute the rest again:
             a third more operations, and memory for one block instead of all
@@ -126,32 +140,59 @@ class Hardware:
         """What the processes of `world` do with the model."""
         return resolve_scheme(self.parallel, world)
 
-    def start(self, machine: Machine, known: dict[str, Any]) -> dict[str, Any]:
+    def start(
+        self, machine: Machine, known: dict[str, Any], world: World | None = None
+    ) -> dict[str, Any]:
         """Set up the process.
 
         Args:
-            known: what `start` answered when the run began, empty then
+            known: run.json's facts, which hold what `start` answered before; empty at first
         Returns: what a resume has to do alike, for run.json
         """
         keep_freed_memory()
-        # The sum of a split product depends on the split: a resume must not change it.
-        torch.set_num_threads(self.threads or known.get("threads") or _cores())
+        # The sum of a split product depends on the split: a resume must not change it. Among
+        # another number of processes the cores are shared anew.
+        world = world or World()
+        same = known.get("processes", world.size) == world.size
+        before = known.get("threads") if same else None
+        torch.set_num_threads(self.threads or before or _threads(world.local_size))
         if self.deterministic and machine.device == "cuda":
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read by the first product
             torch.use_deterministic_algorithms(True)
             torch.backends.cudnn.benchmark = False
-        compiled = machine.device == "cuda" if self.compile == "auto" else self.compile
-        compiled = known.get("compile", compiled) if self.compile == "auto" else compiled
-        return {
-            "threads": torch.get_num_threads(),
-            "compile": compiled,
-            "deterministic": self.deterministic,
-        }
+        return {"threads": torch.get_num_threads(), "deterministic": self.deterministic}
+
+    def compiles(self, machine: Machine, known: dict[str, Any], seconds: float) -> bool:
+        """Whether blocks are compiled, for run.json.
+
+        Args:
+            known: run.json's facts
+            seconds: that the run takes without, about
+        """
+        if self.compile != "auto":
+            return self.compile
+        decided: bool = known.get("compile", worth_compiling(machine.device, seconds))
+        return decided
 
 
-def _cores() -> int:
+def worth_compiling(device: str, seconds: float) -> bool:
+    """Whether torch.compile gives a run of so many seconds without it more than it takes.
+
+    A compiled step on a GPU takes about two thirds of the time, so the run has to be three times
+    as long as compiling.
+    """
+    return device == "cuda" and seconds > 3 * COMPILE_SECONDS
+
+
+def _threads(local_size: int) -> int:
+    """Of one of `local_size` processes on this machine, where the config does not say."""
     asked = os.environ.get("OMP_NUM_THREADS", "")
-    return int(asked) if asked.isdigit() and int(asked) else torch.get_num_threads()
+    by_torchrun = asked == "1" and local_size > 1
+    if asked.isdigit() and int(asked) and not by_torchrun:
+        return int(asked)
+    if local_size == 1:
+        return min(torch.get_num_threads(), cores())  # PyTorch's choice, within the quota
+    return max(1, physical_cores() // local_size)
 
 
 def _best_device() -> str:

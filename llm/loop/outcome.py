@@ -29,12 +29,13 @@ class Course:
     ):
         tokens = rows_per_step * seq_len
         self.budget, self.at = budget, at
+        self.flops_per_step = tokens * flops_per_token
         self.steps: int | None = None
         self.per_step = {
             "tok": tokens,
             "step": 1,
             "epoch": rows_per_step / rows_per_epoch,
-            "flops": tokens * flops_per_token,
+            "flops": self.flops_per_step,
             "min": math.nan,
         }[budget.unit]
         if budget.unit != "min":
@@ -48,6 +49,12 @@ class Course:
     def share(self) -> float:
         """What is spent of all, at the end perhaps a little more than 1."""
         return self.spent / self.budget.amount
+
+    def seconds(self, flops_per_second: float, step_seconds: float) -> float:
+        """About how long it is from beginning to end, at that rate and at least so long a step."""
+        if self.steps is None:
+            return 60 * self.budget.amount
+        return self.steps * max(self.flops_per_step / flops_per_second, step_seconds)
 
     @property
     def over(self) -> bool:

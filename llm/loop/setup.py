@@ -56,15 +56,15 @@ def prepare_run(job: Job, world: "World | None" = None) -> Setup:
             f"which {world.size} of them cannot share evenly",
             "train.batch_size",
         )
-    for group in ("tracking", "optimizer"):
-        instantiate(config[group], group, plugins)
+    instantiate(config["tracking"], "tracking", plugins)
+    recipe = instantiate(config["optimizer"], "optimizer", plugins)
     try:
         model = build_model(config, 256, plugins, device="meta")
     except RuntimeError as error:  # sizes beyond what a tensor can count
         raise Refused(f"model: cannot be built: {str(error).splitlines()[0]}") from None
     check_split(model, hardware.expert_parallel)
     if world.first:
-        for note in [*job.validated.notes, *caveats(model)]:
+        for note in [*job.validated.notes, *caveats(model), *recipe.caveats(model)]:
             print(note, file=sys.stderr)
 
     # The data's fingerprint is part of the run's identity; how many processes there are is not.

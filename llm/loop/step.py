@@ -4,19 +4,24 @@ R rows of a step, B rows of one call, T tokens of a row
 """
 
 import math
+from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from llm.data.batches import IGNORED, Batch, mix
+from llm.hardware.blocks import one_kept
 from llm.hardware.fit import largest_fitting
 from llm.hardware.machine import Machine
 from llm.hardware.parallel import Parallel
 from llm.hardware.signals import STOPPING, StopSignals
 from llm.hardware.stopwatch import Stopwatch
+from llm.hardware.world import World
 from llm.layers.noise import keyed
 from llm.optimizer.norms import Norms
+from llm.runs.directory import Run
 
 
 class Totals(NamedTuple):
@@ -43,7 +48,8 @@ class Gradients:
     step and row.
 
     Args:
-        micro_rows: rows of one micro-step, over all processes
+        micro_rows: rows of one micro-step, over all processes, which share them evenly; it divides
+            the rows of a step
         document_mask: whether documents of a row are kept apart
     """
 
@@ -63,6 +69,8 @@ class Gradients:
         self.norms, self.signals, self.watch = norms, signals, watch
         self.seed, self.micro_rows, self.document_mask = seed, micro_rows, document_mask
         self.world = parallel.world
+        if micro_rows % self.world.size:
+            raise ValueError(f"{self.world.size} processes cannot share {micro_rows} rows evenly")
 
     def compute(
         self, optimizer: torch.optim.Optimizer, step: int, batch: Batch, seconds: float
@@ -73,7 +81,9 @@ class Gradients:
             seconds: this process's clock; rank 0's goes to everybody
         """
         n_targets = int((batch.targets_RT != IGNORED).sum())
-        micro_steps = len(batch.tokens_RT) // self.micro_rows
+        micro_steps, left_over = divmod(len(batch.tokens_RT), self.micro_rows)
+        if left_over:
+            raise ValueError(f"{len(batch.tokens_RT)} rows are no multiple of {self.micro_rows}")
         optimizer.zero_grad(set_to_none=True)
         share = 1 / (micro_steps * self.world.size)  # of the step's rows, in one call
         loss_sum: Any = 0.0
@@ -143,15 +153,44 @@ class Gradients:
         )
 
 
-def find_batch(model: Any, machine: Machine, rows: int) -> int:
-    """How many of a step's `rows` this process can take at once: `hardware.find_batch`."""
+def find_batch(
+    model: Any, machine: Machine, rows: int, document_mask: bool, local_size: int = 1
+) -> int:
+    """How many of a step's `rows` this process can take at once: `hardware.find_batch`.
+
+    Args:
+        model: as training calls it (`recompute_blocks` done), but not compiled: that would
+            translate it for every number of rows tried, and keeps no more
+        document_mask: whether documents of a row are kept apart, by a mask of its own for each row
+        local_size: processes on this machine
+    """
+    vocab_size, device = model.embedding.shape[0], machine.device
+    generator = torch.Generator().manual_seed(0)
 
     def trial(count: int) -> None:
-        ids_BT = torch.zeros(count, model.max_seq_len, dtype=torch.int64, device=machine.device)
-        with machine.autocast():
-            output = model(ids_BT, ids_BT)
+        # Random ids: routers send equal ones to the same few experts.
+        shape = (count, model.max_seq_len)
+        ids_BT = torch.randint(vocab_size, shape, generator=generator).to(device)
+        documents_BT = torch.zeros_like(ids_BT) if document_mask else None
+        # A GPU's peak is measured; where kept tensors are counted, recomputed ones are not among.
+        with machine.autocast(), nullcontext() if device == "cuda" else one_kept(model):
+            output = model(ids_BT, ids_BT, document_ids_BT=documents_BT)
         (output.loss_sum + sum(output.aux.values())).backward()
         model.zero_grad(set_to_none=True)
 
     optimizer = 8 * sum(parameter.numel() for parameter in model.parameters())
-    return largest_fitting(rows, machine.device, trial, optimizer)
+    return largest_fitting(rows, machine.device, trial, optimizer, local_size)
+
+
+def micro_batch(run: Run, world: World, find: Callable[[], int]) -> int:
+    """Rows of a micro-step over all processes, `find()` in each.
+
+    It is found once for each number of processes and kept in run.json, so that a resume adds up in
+    the same order.
+    """
+    processes = str(world.size)
+    found = dict(run.facts.get("found_batch", {}))
+    if processes not in found:
+        found[processes] = world.decide(lambda: find() * world.size)
+        run.update(found_batch=found)
+    return found[processes]

@@ -87,7 +87,7 @@ class CollapseAlarm:
         self._mean_LE.lerp_(load_LE.float(), max(1 / self._seen, 1 / horizon))
         if self._seen % EVERY or self._seen < max(BEGINNING, horizon) or n_experts <= self.top_k:
             return None
-        return self._judge(step, self._mean_LE.double().cpu().numpy())
+        return self._judge(step, self._mean_LE.cpu().double().numpy())
 
     def _judge(self, step: int, mean_LE: np.ndarray) -> str | None:
         n_experts = mean_LE.shape[1]

@@ -28,12 +28,12 @@ class AdamW(Recipe):
     """Adam with decoupled weight decay (Loshchilov and Hutter 2017), in one fused kernel."""
 
     def optimizer(self, model: Any) -> torch.optim.Optimizer:
-        """The optimizer of all parameters of `model`, in two groups: hidden matrices, others."""
+        """The optimizer of all parameters of `model`: groups of hidden matrices, and of others."""
         self.settle(model)
         hidden: list[nn.Parameter] = []
         others: list[nn.Parameter] = []
         for parameter in model.parameters():
             (hidden if role_of(parameter) in DECAYED else others).append(parameter)
-        groups = [self.group(hidden, True, 1 / model.width_ratio), self.group(others, False)]
+        groups = [*self.groups(hidden, True, 1 / model.width_ratio), *self.groups(others, False)]
         fused = has_fused_kernel(model)
         return _OwnShares(groups, lr=self.lr, betas=self.betas, eps=self.eps, fused=fused)

@@ -13,7 +13,7 @@ from torch.optim.adamw import adamw
 from llm.config.schema import Node
 from llm.config.types import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, ProperFraction
 from llm.layers.roles import role_of
-from llm.optimizer.recipe import DECAYED, Recipe, has_fused_kernel
+from llm.optimizer.recipe import DECAYED, NO_FACTORS, Recipe, has_fused_kernel
 from llm.optimizer.sharded import gather, own, share_of
 
 #: The quintic of Jordan et al. 2024, which takes singular values in (0, 1] to about 1.
@@ -132,7 +132,7 @@ class Muon(Recipe):
     so that learning rate and weight decay mean the same for both.
 
     Args:
-        lr, betas, eps, weight_decay, warmup, schedule: as for `Recipe`
+        lr, betas, eps, weight_decay, warmup, schedule, lr_factors: as for `Recipe`
         momentum: decay of the running mean of a matrix's gradient
         steps: of the Newton–Schulz iteration
         update_rms: root mean square of a matrix's step, in units of lr
@@ -150,6 +150,7 @@ class Muon(Recipe):
         momentum: Fraction,
         steps: PositiveInt,
         update_rms: PositiveFloat,
+        lr_factors: dict[str, PositiveFloat] = NO_FACTORS,
     ):
         super().__init__(
             lr=lr,
@@ -158,6 +159,7 @@ class Muon(Recipe):
             weight_decay=weight_decay,
             warmup=warmup,
             schedule=schedule,
+            lr_factors=lr_factors,
         )
         self.momentum, self.steps, self.update_rms = momentum, steps, update_rms
 
@@ -176,9 +178,8 @@ class Muon(Recipe):
         # Of a step with orthogonal rows, rms · √d_in reaches an output, not rms · d_in as of one of
         # Adam's, whose rows point along the inputs: μP divides by √m instead of m.
         groups = [
-            {**self.group(matrices, True, model.width_ratio**-0.5), "muon": True},
-            {**self.group(routers, True, 1 / model.width_ratio), "muon": False},
-            {**self.group(others, False), "muon": False},
+            *(g | {"muon": True} for g in self.groups(matrices, True, model.width_ratio**-0.5)),
+            *(g | {"muon": False} for g in self.groups(routers, True, 1 / model.width_ratio)),
+            *(g | {"muon": False} for g in self.groups(others, False)),
         ]
-        groups = [group for group in groups if group["params"]]
         return MuonAdamW(groups, self, has_fused_kernel(model))

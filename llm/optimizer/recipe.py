@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
@@ -10,11 +10,14 @@ from torch import nn
 from llm.config.errors import Refused
 from llm.config.schema import Node
 from llm.config.types import NonNegativeFloat, PositiveFloat, ProperFraction
+from llm.layers.roles import Role, role_of
 from llm.optimizer.schedule import warm
 
 #: Roles whose weights decay. Norms, biases and embeddings (the head among them) are left alone.
 #: The same take a learning rate by width in μP; of a head, the logits are divided instead.
 DECAYED = ("matrix", "expert", "router")
+ROLES = get_args(Role)
+NO_FACTORS: dict[str, float] = {}
 
 
 def has_fused_kernel(model: nn.Module) -> bool:
@@ -36,6 +39,8 @@ class Recipe:
         weight_decay: of linear maps, experts and routers; nothing else decays
         warmup: share of the budget over which lr rises, or a number of steps from 1 on
         schedule: an `optimizer/schedule` node
+        lr_factors: by role of the parameters, what their learning rate is multiplied with (on top
+            of μP's): `{router: 0.5}`. As everywhere, decay of a step is in proportion to the rate
     """
 
     def __init__(
@@ -47,33 +52,56 @@ class Recipe:
         weight_decay: NonNegativeFloat,
         warmup: NonNegativeFloat,
         schedule: Node,
+        lr_factors: dict[str, PositiveFloat] = NO_FACTORS,
     ):
+        for name in lr_factors:
+            if name not in ROLES:
+                raise Refused(f"{name!r} is no role; there are {', '.join(ROLES)}", "lr_factors")
         if len(betas) != 2:
             raise Refused(f"are two numbers, not {len(betas)}", "betas")
         self.lr = math.nan if lr == "auto" else lr  # nan until the model is known
         self.betas, self.eps = (betas[0], betas[1]), eps
         self.weight_decay, self.warmup = weight_decay, warmup
         self.schedule: Callable[[float], float] = schedule  # type: ignore[assignment]
+        self.lr_factors = lr_factors
+
+    def caveats(self, model: nn.Module) -> list[str]:
+        """What of the settings has no effect on `model`, a line each."""
+        there = sorted({role_of(parameter) for parameter in model.parameters()})
+        return [
+            f"optimizer.lr_factors.{name} has no effect: the model's parameters are of the roles "
+            + ", ".join(there)
+            for name in self.lr_factors
+            if name not in there
+        ]
 
     def settle(self, model: Any) -> None:
         """Decide what depends on the model."""
         if math.isnan(self.lr):
             self.lr = 6e-4 * 768 / (model.d_model / model.width_ratio)
 
-    def group(
-        self, parameters: list[nn.Parameter], decays: bool, lr_scale: float = 1.0
-    ) -> dict[str, Any]:
-        """A parameter group of an optimizer, whose learning rate is `lr_scale` · `lr`.
+    def groups(
+        self, parameters: list[nn.Parameter], decays: bool, width_scale: float = 1.0
+    ) -> list[dict[str, Any]]:
+        """Parameter groups of an optimizer, one for each factor; none is empty.
 
-        Decay a step is lr · weight_decay, whatever the width: it is divided by `lr_scale`.
+        Args:
+            width_scale: μP's factor of the learning rate. Decay a step is not to depend on the
+                width, so it is divided by it
         """
-        decay = self.weight_decay / lr_scale if decays else 0.0
-        return {
-            "params": parameters,
-            "lr": lr_scale * self.lr,
-            "lr_scale": lr_scale,
-            "weight_decay": decay,
-        }
+        by_factor: dict[float, list[nn.Parameter]] = {}
+        for parameter in parameters:
+            factor = self.lr_factors.get(role_of(parameter), 1.0)
+            by_factor.setdefault(factor, []).append(parameter)
+        return [
+            {
+                "params": own,
+                "lr": width_scale * factor * self.lr,
+                "lr_scale": width_scale * factor,
+                "weight_decay": self.weight_decay / width_scale if decays else 0.0,
+            }
+            for factor, own in by_factor.items()
+        ]
 
     def set_lr(self, optimizer: torch.optim.Optimizer, lr: float) -> None:
         """Set the learning rate of all groups, each at its own scale."""

@@ -6,32 +6,15 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from llm.hardware.limits import cores, free_memory
+
 #: Share of the memory that is free at the start which jobs may fill.
 _SHARE = 0.9
 
 
-def cores() -> int:
-    """Cores that this process may use: its affinity, and a container's quota."""
-    try:
-        n = len(os.sched_getaffinity(0))
-    except AttributeError:
-        n = os.cpu_count() or 1
-    quota = _read("/sys/fs/cgroup/cpu.max").split()
-    if len(quota) == 2 and quota[0].isdigit():
-        n = min(n, max(1, int(quota[0]) // int(quota[1])))
-    return n
-
-
 def memory_free() -> float:
     """Bytes that new processes may take; infinite where nothing tells."""
-    found = float("inf")
-    for line in _read("/proc/meminfo").splitlines():
-        if line.startswith("MemAvailable:"):
-            found = 1024.0 * int(line.split()[1])
-    limit, used = (_read(f"/sys/fs/cgroup/memory.{name}").strip() for name in ("max", "current"))
-    if limit.isdigit() and used.isdigit():
-        found = min(found, float(int(limit) - int(used)))
-    return _SHARE * found
+    return _SHARE * free_memory()
 
 
 def gpu_ids() -> list[str]:
@@ -87,10 +70,3 @@ def cpu_slots() -> int:
     asked = os.environ.get("OMP_NUM_THREADS", "")
     each = int(asked) if asked.isdigit() and int(asked) else 1
     return max(1, cores() // each)
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text()
-    except OSError:
-        return ""

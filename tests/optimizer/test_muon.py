@@ -6,9 +6,11 @@ import pytest
 import torch
 from torch import nn
 
+from llm.config.errors import Refused
 from llm.layers.roles import declare, role_of
 from llm.optimizer.adamw import AdamW
 from llm.optimizer.muon import Muon, MuonAdamW, orthogonalise
+from llm.optimizer.recipe import ROLES
 from llm.optimizer.schedule import Constant
 from tests.toy_models import FEED_FORWARDS, STYLES, tokens, transformer
 
@@ -25,6 +27,48 @@ SETTINGS = {
 def muon(**changes) -> Muon:
     own = {"momentum": 0.95, "steps": 5, "update_rms": 0.2}
     return Muon(**{**SETTINGS, **own, **changes})
+
+
+def moves(recipe, **changes) -> dict[str, list[torch.Tensor]]:
+    """What one step changes of the parameters of each role, at four times μP's base width."""
+    torch.manual_seed(0)
+    mup = {"parametrization": "mup", "base_d_model": 4, "tie_embeddings": False}
+    model = transformer("topk", "learned", "gpt2", **mup)
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    optimizer = recipe(**changes).optimizer(model)
+    ids = tokens(4, 12)
+    output = model(ids[:, :-1], ids[:, 1:])
+    (output.loss_sum / output.n_tokens + sum(output.aux.values())).backward()
+    optimizer.step()
+    found: dict[str, list[torch.Tensor]] = {}
+    for parameter, then in zip(model.parameters(), before, strict=True):
+        found.setdefault(role_of(parameter), []).append((parameter - then).detach())
+    return found
+
+
+@pytest.mark.parametrize("recipe", [muon, lambda **changes: AdamW(**SETTINGS | changes)])
+def test_each_role_moves_by_its_factor(recipe):
+    """Decay included: a factor of all roles is that of the learning rate."""
+    plain, factors = moves(recipe), {role: 2.0**i for i, role in enumerate(ROLES)}
+    assert set(plain) == set(ROLES)
+    moved = moves(recipe, lr_factors=factors)
+    for role, steps in moved.items():
+        for step, unscaled in zip(steps, plain[role], strict=True):
+            torch.testing.assert_close(step, factors[role] * unscaled, atol=2e-6, rtol=1e-3)
+    doubled = moves(recipe, lr_factors=dict.fromkeys(ROLES, 2.0))
+    assert all(
+        torch.equal(ours, theirs)
+        for role, twice in moves(recipe, lr=2 * SETTINGS["lr"]).items()
+        for ours, theirs in zip(doubled[role], twice, strict=True)
+    )
+
+
+def test_factors_of_no_role_are_refused_and_idle_ones_said():
+    with pytest.raises(Refused, match=r"lr_factors: 'ruoter' is no role; .* expert, router, head"):
+        muon(lr_factors={"ruoter": 2.0})
+    made = muon(lr_factors={"embedding": 2.0, "gain": 0.5})
+    [line] = made.caveats(transformer("dense", style="gpt2"))  # its table is the head's, too
+    assert line.startswith("optimizer.lr_factors.embedding has no effect")
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 8), (2, 8, 40), (1, 1, 5)])

@@ -1,0 +1,54 @@
+"""What the machine lets this process have: cores and memory, a container's limits included.
+
+Without PyTorch: a sweep asks before it has imported it.
+"""
+
+import os
+from pathlib import Path
+
+_CPUS = Path("/sys/devices/system/cpu")
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def cores() -> int:
+    """CPUs that this process may use: its affinity, and a container's quota."""
+    return _within_quota(len(_own_cpus()))
+
+
+def physical_cores() -> int:
+    """The same, where the threads of one core count once: they share its multipliers."""
+    siblings = {_read(_CPUS / f"cpu{n}/topology/thread_siblings_list") or n for n in _own_cpus()}
+    return _within_quota(len(siblings))
+
+
+def _own_cpus() -> set[int]:
+    try:
+        return os.sched_getaffinity(0)
+    except AttributeError:  # macOS, Windows
+        return set(range(os.cpu_count() or 1))
+
+
+def _within_quota(n: int) -> int:
+    quota = _read(_CGROUP / "cpu.max").split()
+    if len(quota) == 2 and quota[0].isdigit():
+        return min(n, max(1, int(quota[0]) // int(quota[1])))
+    return n
+
+
+def free_memory() -> float:
+    """Bytes that processes can still have; infinite where nothing tells."""
+    found = float("inf")
+    for line in _read(Path("/proc/meminfo")).splitlines():
+        if line.startswith("MemAvailable:"):
+            found = 1024.0 * int(line.split()[1])
+    limit, used = (_read(_CGROUP / f"memory.{name}").strip() for name in ("max", "current"))
+    if limit.isdigit() and used.isdigit():
+        found = min(found, float(int(limit) - int(used)))
+    return found
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
