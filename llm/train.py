@@ -129,6 +129,7 @@ def _train(setup: Setup, job: Job) -> None:
     if mesh is not None:
         split_experts(model, mesh["experts"])
     parallel = Parallel(model, scheme, world, mesh)
+    recipe.settle(model, rows_per_step * seq_len)
     optimizer, scaler = recipe.optimizer(model), machine.scaler()
     if world.first:
         tokenizers.save(prepared.tokenizer, run.folder)
@@ -215,7 +216,9 @@ def _train(setup: Setup, job: Job) -> None:
                 stop = totals.stop
                 examined = (at.step + 1) % settings["eval_every"] == 0
                 moved: dict[str, float] = {}
-                taken = not gradients.overflowed(totals) and guard.accepts(totals.loss, totals.norm)
+                overflowed = gradients.overflowed(totals)
+                at.overflowed += overflowed
+                taken = not overflowed and guard.accepts(totals.loss, totals.norm)
                 if taken:
                     with watch.phase("optimizer", on_device=True):
                         norms.clip(totals.norm, settings["clip_norm"])
@@ -249,6 +252,8 @@ def _train(setup: Setup, job: Job) -> None:
                 }
                 if guard.skipped:
                     metrics["train/skipped"] = guard.skipped
+                if at.overflowed:
+                    metrics["train/overflowed"] = at.overflowed
                 if "load_E" in totals.router:
                     warning = alarm.watch(at.step, totals.router["load_E"])
                     metrics["moe/alarm"] = alarm.collapsed

@@ -1,6 +1,7 @@
 """The checkpoint contract: whole or absent, exact, and nothing in it is executed."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,8 @@ from experiments.crash import kill
 from experiments.crash.plug import Command
 from llm.config.errors import Failed, Refused
 from llm.runs import checkpoint
+from llm.runs.directory import Run
+from llm.runs.keeper import Keeper
 from llm.train import train
 from tests.toy import TOY
 
@@ -78,6 +81,51 @@ def test_early_checkpoints_differ_from_late_ones(llm_train):
     assert early.step < late.step
     for name in early.model:
         assert not torch.equal(early.model[name], late.model[name]), name
+
+
+class Plug(BaseException):
+    """Pulled."""
+
+
+def test_the_same_step_again_loses_nothing_whenever_the_plug_is_pulled(tmp_path, monkeypatch):
+    """At each of a save's three renames; then the one or the other is there, whole."""
+    content, replace = checkpoint.Snapshot({"w": torch.ones(2)}, None), os.replace
+    checkpoint.write(tmp_path, 4, content, {"life": 0})
+    for n in (1, 2, 3):
+        count = iter(range(1, 9))
+
+        def pulled(source, target, n=n, count=count):
+            if next(count) == n:
+                raise Plug
+            replace(source, target)
+
+        monkeypatch.setattr(os, "replace", pulled)
+        with pytest.raises(Plug):
+            checkpoint.write(tmp_path, 4, content, {"life": n})
+        monkeypatch.setattr(os, "replace", replace)
+        checkpoint.mend(tmp_path)
+        found, damaged = checkpoint.newest(tmp_path)
+        assert found.state["life"] == 0 and not damaged
+    checkpoint.write(tmp_path, 4, content, {"life": 4})
+    assert checkpoint.newest(tmp_path)[0].state["life"] == 4
+    assert [file.name for file in tmp_path.iterdir()] == ["step-00000004"]
+
+
+def test_whatever_checkpoint_a_run_goes_on_from_its_best_weights_are_there(tmp_path):
+    run = Run(tmp_path, {}, None)
+    keeper = Keeper(run, 4, None, print)
+    content = checkpoint.Snapshot({"w": torch.ones(2)}, {})
+    bests = {2: [2], 6: [2, 6], 10: [2, 6, 10], 14: [6, 10, 14], 15: [6, 10, 15]}
+    for step in range(2, 16):
+        regular = {"some": "state"} if step in (4, 8, 12) else None
+        best = {"val_loss": 1 / step} if step in bests else None
+        if regular or best:
+            keeper.put(step, content, regular, best)
+            keeper.settle()
+        if best:
+            kept = [checkpoint.step_of(folder) for folder in checkpoint.list_steps(run.best)]
+            assert kept == bests[step]
+    keeper.close()
 
 
 @pytest.mark.parametrize("harm", ["cut", "flip", "missing"])

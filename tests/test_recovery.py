@@ -4,6 +4,7 @@ import json
 import math
 import os
 import signal
+from collections.abc import Container
 from pathlib import Path
 
 import pytest
@@ -17,13 +18,13 @@ LONG = ["train.budget=16steps", "train.spike_patience=3", "moe=dense"]
 
 @pytest.fixture
 def poison(monkeypatch):
-    """Call it with a range of data rows: steps that read one of them get a loss of NaN.
+    """Call it with a range or set of data rows: steps that read one get a loss of NaN.
 
     Returns the first rows of all steps taken, in order.
     """
     read: list[int] = []
 
-    def install(bad: range) -> list[int]:
+    def install(bad: Container[int]) -> list[int]:
         take, compute = Feed.take, Gradients.compute
 
         def taking(self, first, following):
@@ -65,7 +66,7 @@ def test_bad_data_are_passed_over_from_the_last_good_checkpoint(llm_train, poiso
     assert [row["step"] for row in rows(ended.folder)] == list(range(1, 17))
     kept = checkpoint.list_steps(ended.folder / "checkpoints")
     state = checkpoint.read(kept[-1]).state
-    assert (state["passed_over"], state["went_back"]) == (8, [[8, 4]])
+    assert (state["passed_over"], state["went_back"]) == (8, [])  # and forgot that it had to
     # and a resume knows which data these were
     reference = (ended.folder / "metrics.jsonl").read_bytes()
     (kept[-1] / "state.json").unlink()
@@ -74,6 +75,64 @@ def test_bad_data_are_passed_over_from_the_last_good_checkpoint(llm_train, poiso
     assert llm_train(*LONG).code == 0
     assert read[-2:] == [36, 38]
     assert (ended.folder / "metrics.jsonl").read_bytes() == reference
+
+
+def test_mishaps_far_apart_each_have_their_returns(llm_train, poison):
+    read = poison({row for first in (10, 40, 60, 80) for row in range(first, first + 6)})
+    ended = llm_train(*LONG, "train.budget=36steps", "train.eval_every=36")
+    assert ended.code == 0, ended.err
+    assert ended.err.count("back to step") == 4
+    assert read == sorted(set(read))
+
+
+def test_a_second_return_goes_past_all_that_was_read(llm_train, poison):
+    """Steps 9 to 11 are bad, and after the return the data right behind them, too."""
+    read = poison({*range(18, 24), *range(26, 32)})
+    more = ["train.budget=18steps", "train.eval_every=18", "train.checkpoint_every=4"]
+    ended = llm_train(*LONG, *more)
+    assert ended.code == 0, ended.err
+    assert "step 12: back to step 8" in ended.err and "step 12: back to step 4" in ended.err
+    assert read == list(range(0, 60, 2))
+
+
+def test_a_crash_right_after_a_return_does_not_lead_into_the_same_data(
+    llm_train, poison, monkeypatch
+):
+    read = poison(range(10, 16))
+    reference = llm_train(*LONG, "outputs=elsewhere").folder
+    take = Feed.take
+
+    def crashing(self, first, following):
+        if read[-1] == 14 and first == 16:  # the first step after the return
+            read.append(-1)
+            raise ZeroDivisionError
+        return take(self, first, following)
+
+    monkeypatch.setattr(Feed, "take", crashing)
+    assert llm_train(*LONG).code == 1
+    again = llm_train(*LONG)
+    assert again.code == 0, again.err
+    assert "step 4" in again.err and "back to" not in again.err
+    assert read[read.index(-1) :] == [-1, *range(16, 40, 2)]
+    assert (again.folder / "metrics.jsonl").read_bytes() == (
+        reference / "metrics.jsonl"
+    ).read_bytes()
+
+
+def test_a_damaged_checkpoint_is_not_gone_back_to(llm_train, poison, monkeypatch):
+    poison(range(10, 16))
+    write = checkpoint.write
+
+    def tearing(parent, step, *rest):
+        folder = write(parent, step, *rest)
+        if parent.name == "checkpoints" and step == 4:
+            (folder / "state.json").write_text("{")
+        return folder
+
+    monkeypatch.setattr(checkpoint, "write", tearing)
+    ended = llm_train(*LONG)
+    assert ended.code == 0, ended.err
+    assert "state.json does not match" in ended.err and "step 8: back to step 2" in ended.err
 
 
 def test_data_that_stay_bad_end_the_run_with_a_diagnosis(llm_train, poison):
@@ -86,10 +145,17 @@ def test_data_that_stay_bad_end_the_run_with_a_diagnosis(llm_train, poison):
     assert "back to step 4" in ended.err and "back to step 2" in ended.err
 
 
-def test_fp16_finds_its_scale(llm_train):
+def test_fp16_finds_its_scale(llm_train, monkeypatch):
+    """Where it was too high the step is counted, and no mishap of the data."""
+    overflowed = Gradients.overflowed
+    spoilt = [False, True, True, True, *[False] * 12]  # as many as would be a mishap
+    monkeypatch.setattr(Gradients, "overflowed", lambda *a: spoilt.pop(0) or overflowed(*a))
     ended = llm_train(*LONG, "hardware.precision=fp16")
     assert ended.code == 0, ended.err
-    assert rows(ended.folder)[-1]["val/loss"] < rows(ended.folder)[3]["val/loss"]
+    told = rows(ended.folder)
+    assert told[-1]["val/loss"] < told[3]["val/loss"]
+    assert [row.get("train/overflowed", 0) for row in told] == [0, 1, 2, *[3] * 13]
+    assert told[3]["tokens"] == told[0]["tokens"] and "train/skipped" not in told[-1]
 
 
 def test_checkpoints_by_the_clock_and_those_that_are_kept_for_ever(llm_train):

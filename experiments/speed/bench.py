@@ -10,6 +10,7 @@ same run.
 
 import argparse
 import json
+import math
 import statistics
 import time
 from pathlib import Path
@@ -22,7 +23,8 @@ from omegaconf import OmegaConf
 from llm.build import account_for, build_model
 from llm.config.choices import conf_folder
 from llm.config.instantiate import instantiate
-from llm.hardware.machine import DTYPES, Machine
+from llm.hardware.blocks import compile_blocks
+from llm.hardware.machine import DTYPES, Machine, worth_compiling
 
 VARIANTS = {
     "dense": ["moe=dense"],
@@ -53,7 +55,7 @@ def _wait(machine: Machine) -> None:
 
 
 class Variant:
-    """One configuration's model and optimizer, and a step of it."""
+    """One configuration's model, compiled where a long run's is, and a step of it."""
 
     def __init__(self, overrides: list[str], model: str, batch: int, vocab: int):
         with initialize_config_dir(str(conf_folder()), version_base="1.3"):
@@ -64,6 +66,8 @@ class Variant:
         hardware.start(self.machine, {})
         self.model = build_model(config, vocab, device=self.machine.device)
         self.cost = account_for(config, self.model)
+        if worth_compiling(self.machine.device, math.inf):
+            compile_blocks(self.model)
         self.optimizer = instantiate(config["optimizer"], "optimizer").optimizer(self.model)
         shape = (batch, config["model"]["max_seq_len"] + 1)
         self.ids = torch.randint(vocab, shape, device=self.machine.device)

@@ -71,7 +71,7 @@ class Hardware:
         recompute: keep only the inputs of blocks for the backward pass and compute the rest again:
             a third more operations, and memory for one block instead of all
         find_batch: the largest micro-batch that fits, with as many micro-steps as give the same
-            rows a step
+            rows a step; evaluation takes no more rows. Resumes on as many processes keep it
     """
 
     def __init__(

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, distributed, nn
 
 from llm.config.errors import Refused
@@ -99,6 +100,10 @@ class Parallel:
 def _ddp(model: nn.Module, world: World, elsewhere: list[str]) -> nn.Module:
     """DDP, whose gradients are summed while the backward pass goes on.
 
+    It lays them out for the network anew after the first pass of its life. How gloo rounds the sum
+    of three or more depends on where a number lies, so a resume would not repeat the run that it
+    goes on with: the first pass is one on a row of nothing, before training.
+
     Args:
         elsewhere: names of parameters that are not its business
     """
@@ -106,12 +111,18 @@ def _ddp(model: nn.Module, world: World, elsewhere: list[str]) -> nn.Module:
 
     on_gpu = next(model.parameters()).is_cuda
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, elsewhere)
-    return DistributedDataParallel(
+    ddp = DistributedDataParallel(
         model,
         device_ids=[world.local_rank] if on_gpu else None,
         forward_sync_buffers=False,  # every process computes the same ones
         gradient_as_bucket_view=True,
     )
+    ids_BT = torch.zeros(1, model.max_seq_len, dtype=torch.int64)  # type: ignore[call-overload]
+    with torch.compiler.set_stance("force_eager"):  # nothing is translated for this shape
+        output = ddp(ids_BT, ids_BT)
+        (output.loss_sum + sum(output.aux.values())).backward()
+    model.zero_grad(set_to_none=True)
+    return ddp
 
 
 def _shard(model: nn.Module, elsewhere: set[nn.Parameter]) -> None:

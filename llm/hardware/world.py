@@ -132,27 +132,42 @@ class World:
         self._left.set()
         if self._store is None:
             return
-        if problem is None or isinstance(problem, Interrupted):
-            if distributed.is_initialized():
-                distributed.barrier()  # nobody hangs up while another still speaks
-                distributed.destroy_process_group()
-            return
-        cause = self.cause_of(problem)
+        met = problem
+        if met is None or isinstance(met, Interrupted):
+            try:
+                self._part()
+                return
+            except (RuntimeError, Elsewhere) as broken:  # another one failed in its last lines
+                met = broken
+        cause = self.cause_of(met)
         if not isinstance(cause, Elsewhere):
             cause.own = True  # type: ignore[attr-defined]
         _hang_up()
         if not self.first and not isinstance(cause, Elsewhere):
             time.sleep(1.0)  # torchrun ends all with the first: rank 0 still writes run.json
         if cause is not problem:
-            raise cause from problem
+            raise cause from met
+
+    def _part(self) -> None:
+        """Leave together: nobody hangs up while another still speaks, and rank 0 may write for
+        longer than torch.distributed waits."""
+        if not distributed.is_initialized():
+            return
+        if self.first:
+            self._store.set("parting", "")
+        else:
+            self._wait("parting")
+        distributed.barrier()
+        distributed.destroy_process_group()
 
     def cause_of(self, problem: BaseException) -> BaseException:
         """What ended the job, where `problem` ended this process; the others learn of it.
 
         When a process dies, what it was speaking with the others breaks off, and they fail too,
-        for a reason that is none.
+        for a reason that is none. An interruption is no failure: all have agreed on it, and rank 0
+        may need long for the last checkpoint.
         """
-        if self._store is None or isinstance(problem, Elsewhere):
+        if self._store is None or isinstance(problem, Elsewhere | Interrupted):
             return problem
         if _broke_off(problem):
             limit = time.monotonic() + 5.0  # the one that failed is about to say so

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from llm.runs.directory import Run
 from llm.runs.keeper import Keeper, last_good
 from llm.runs.position import Position
 
-#: Times that a run goes back to a checkpoint before it gives up.
+#: Times that a run goes back for one mishap, that is before it has got past it, until it gives up.
 _MOST_RETURNS = 3
 
 
@@ -64,6 +65,9 @@ class History:
         newest = self.world.decide(self._newest_whole)
         if newest is not None:
             self._restore(checkpoint.read(self.run.checkpoints / newest))
+            returned = self.run.facts.get("returned", {})
+            if returned.get("step") == self.at.step:  # stopped before the next checkpoint
+                vars(self.at).update(returned)
             if self.world.first:
                 print(f"going on with {self.run.folder} from step {self.at.step}", file=sys.stderr)
         self._forget_what_came_after()
@@ -87,6 +91,8 @@ class History:
         )
         state = None
         if regular:
+            if self.at.step % self.every == 0 and not self.parts["guard"].in_a_row:
+                self.at.went_back = [r for r in self.at.went_back if r[0] >= self.at.step]
             self.at.metrics_bytes, self._saved_at = self.log.sync(), self.at.seconds
             state = self.at.state()
             state |= {name: part.state_dict() for name, part in self.parts.items()}
@@ -95,7 +101,10 @@ class History:
             self.keeper.settle(needed=True)
 
     def go_back(self, rows_per_step: int, why: str) -> None:
-        """To the last good checkpoint and past the data since; the one before, the second time.
+        """To the last good checkpoint, and past the data since and all that were passed before.
+
+        To none twice for one mishap: it would end the same way. run.json notes it at once, so that
+        a resume from that checkpoint takes the same way.
 
         Args:
             rows_per_step: of data
@@ -104,25 +113,25 @@ class History:
             Diverged: there is nowhere left to go back to
         """
         self.keeper.settle()
-        left, returns = self.at.step, self.at.went_back
-        visited = [there for _, there in returns]
-        name = None
-        if len(visited) < _MOST_RETURNS:
-            name = self.world.decide(
-                lambda: checkpoint.regular_before(self.run.checkpoints, self.every, visited)
-            )
+        left, passed, returns = self.at.step, self.at.passed_over, self.at.went_back
+        name = self.world.decide(self._newest_good) if len(returns) < _MOST_RETURNS else None
         if name is None:
             raise Diverged(f"{why}; {last_good(self.run)}")
         self._restore(checkpoint.read(self.run.checkpoints / name))
-        self.at.went_back = [*returns, [left, self.at.step]]
-        self.at.passed_over += (left - self.at.step) * rows_per_step
-        self._forget_what_came_after()
         if self.world.first:
             checkpoint.drop_after(self.run.checkpoints, self.at.step)
+        self.at.went_back = [*returns, [left, self.at.step]]
+        self.at.passed_over = passed + (left - self.at.step) * rows_per_step
+        with suppress(OSError):  # then a resume meets the same data, and goes back again
+            known = ("step", "passed_over", "went_back")
+            self.run.update(returned={key: vars(self.at)[key] for key in known})
+        self._forget_what_came_after()
         self.say(f"step {left}: back to step {self.at.step}, and past the data that did the harm")
 
     def _newest_whole(self) -> str | None:
         """Its name; of each newer one that is damaged, a line."""
+        for parent in (self.run.checkpoints, self.run.best):
+            checkpoint.mend(parent)
         found, damaged = checkpoint.newest(self.run.checkpoints)
         for line in damaged:
             print(f"{line}; going back to the one before", file=sys.stderr)
@@ -130,6 +139,22 @@ class History:
             raise Failed(
                 f"no checkpoint of {self.run.folder} is whole; run.existing=restart begins anew"
             )
+        return found.folder.name if found else None
+
+    def _newest_good(self) -> str | None:
+        """The name of the newest whole checkpoint to go back to; of damaged ones, a line.
+
+        Of a regular step, so that the clock has no say; not made while steps were left out.
+        """
+        visited = [there for _, there in self.at.went_back]
+
+        def fits(found: Checkpoint) -> bool:
+            regular = found.step % self.every == 0 and found.step not in visited
+            return regular and not found.state.get("guard", {}).get("in_a_row")
+
+        found, damaged = checkpoint.newest(self.run.checkpoints, fits)
+        for line in damaged:
+            self.say(f"{line}; going back further")
         return found.folder.name if found else None
 
     def _restore(self, found: Checkpoint) -> None:

@@ -31,7 +31,8 @@ class Recipe:
     Args:
         lr: peak learning rate; `auto` takes 6e-4 · 768 / d_model, which is GPT-3's choice for its
             smallest model (Brown et al. 2020, table 2.1) carried over widths as μP has it for
-            hidden matrices (Yang et al. 2022): 3.6e-3 at a width of 128, 1.8e-3 at 256. With
+            hidden matrices (Yang et al. 2022): 3.6e-3 at a width of 128, 1.8e-3 at 256; times
+            `batch_factor` of the tokens a step. With
             `model.parametrization=mup` it is that of `base_d_model`, and `lr` of a width m times
             as large counts for embeddings, head, gains and biases; hidden matrices get lr/m
         betas: decay of the running mean and of the running square
@@ -75,10 +76,23 @@ class Recipe:
             if name not in there
         ]
 
-    def settle(self, model: Any) -> None:
-        """Decide what depends on the model."""
+    def settle(self, model: Any, tokens_per_step: int | None = None) -> None:
+        """Decide what depends on the model and the batch; called again, it changes nothing.
+
+        Args:
+            tokens_per_step: over all processes and micro-steps; None where nothing is to depend
+                on it
+        """
         if math.isnan(self.lr):
             self.lr = 6e-4 * 768 / (model.d_model / model.width_ratio)
+            self.lr *= self.batch_factor(tokens_per_step) if tokens_per_step else 1.0
+
+    def batch_factor(self, tokens_per_step: int) -> float:
+        """What `lr=auto` is multiplied with for the size of the batch.
+
+        AdamW's best rate does not depend on it between 512 and 8,192 tokens (experiments/lr).
+        """
+        return 1.0
 
     def groups(
         self, parameters: list[nn.Parameter], decays: bool, width_scale: float = 1.0

@@ -16,6 +16,8 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,7 +114,8 @@ def write(parent: Path, step: int, content: Snapshot, state: dict[str, Any]) -> 
     Raises OSError where the disk refuses; then nothing that was there before is lost.
     """
     folder = parent / f"step-{step:08d}"
-    working = parent / f".{folder.name}.tmp"
+    working, aside = parent / f".{folder.name}.tmp", parent / f".{folder.name}.old"
+    mend(parent)
     shutil.rmtree(working, ignore_errors=True)
     try:
         working.mkdir(parents=True)
@@ -122,14 +125,27 @@ def write(parent: Path, step: int, content: Snapshot, state: dict[str, Any]) -> 
         (working / "state.json").write_text(json.dumps({"format": FORMAT, "step": step, **state}))
         sums = {file.name: _checksum(file, sync=True) for file in sorted(working.iterdir())}
         write_atomically(working / "checksums.json", json.dumps(sums, indent=1).encode())
-        if folder.exists():  # the same step again, after a resume
-            shutil.rmtree(folder)
+        if folder.exists():  # the same step again, after a resume or at a signal
+            os.replace(folder, aside)
         os.replace(working, folder)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(working, ignore_errors=True)
+        with suppress(OSError):
+            mend(parent)
         raise error if isinstance(error, OSError) else OSError(_told(error)) from error
     sync_folder(parent)
+    shutil.rmtree(aside, ignore_errors=True)
     return folder
+
+
+def mend(parent: Path) -> None:
+    """Put back what a crash left aside in the middle of replacing it."""
+    for aside in parent.glob(".step-*.old"):
+        folder = parent / aside.name.removeprefix(".").removesuffix(".old")
+        if folder.exists():
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            os.replace(aside, folder)
 
 
 def _told(error: SafetensorError) -> str:
@@ -153,29 +169,36 @@ def prune(parent: Path, newest: int, regular: int = 1, every: int | None = None)
             which a run goes back when it must: which they are does not depend on the clock
         every: those whose step is a multiple of it are kept for ever
     """
-    folders = list_steps(parent)
-    kept = set(folders[-newest:])
-    kept |= set([f for f in folders if step_of(f) % regular == 0][-newest:])
-    for folder in folders:
-        if folder not in kept and not (every and step_of(folder) % every == 0):
+    kept = latest(parent, newest, regular)
+    for folder in list_steps(parent):
+        step = step_of(folder)
+        if step not in kept and not (every and step % every == 0):
             shutil.rmtree(folder, ignore_errors=True)
+    _delete_halves(parent)
+
+
+def latest(parent: Path, newest: int, regular: int = 1) -> set[int]:
+    """Steps of the newest checkpoints and of the newest regular ones: see `prune`."""
+    steps = [step_of(folder) for folder in list_steps(parent)]
+    return {*steps[-newest:], *[step for step in steps if step % regular == 0][-newest:]}
+
+
+def prune_best(parent: Path, origins: Iterable[int]) -> None:
+    """Delete best weights, but for the newest and those that were it at the `origins`.
+
+    A run that begins again at one of these steps loses what is newer, and may never get as good.
+    """
+    steps = [step_of(folder) for folder in list_steps(parent)]
+    kept = {max((s for s in steps if s <= limit), default=None) for limit in origins}
+    for folder in list_steps(parent)[:-1]:
+        if step_of(folder) not in kept:
+            shutil.rmtree(folder, ignore_errors=True)
+    _delete_halves(parent)
+
+
+def _delete_halves(parent: Path) -> None:
     for half in parent.glob(".step-*.tmp"):
         shutil.rmtree(half, ignore_errors=True)
-
-
-def regular_before(parent: Path, regular: int, visited: list[int]) -> str | None:
-    """The newest good checkpoint of a multiple of `regular` steps, before all the `visited`.
-
-    Good is one that was not made while steps were left out. Going back to the same place twice
-    would end the same way.
-    """
-    limit = min(visited, default=None)
-    for folder in reversed(list_steps(parent)):
-        if step_of(folder) % regular == 0 and (limit is None or step_of(folder) < limit):
-            state = json.loads((folder / "state.json").read_bytes())
-            if not state.get("guard", {}).get("in_a_row"):
-                return folder.name
-    return None
 
 
 def step_of(folder: Path) -> int:
@@ -220,12 +243,17 @@ def read(folder: Path, device: torch.device | str = "cpu") -> Checkpoint:
     return Checkpoint(folder, state["step"], weights, tensors, state)
 
 
-def newest(parent: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest whole checkpoint, and a line for each newer one that had to be passed over."""
+def newest(
+    parent: Path, fits: Callable[[Checkpoint], bool] = lambda found: True
+) -> tuple[Checkpoint | None, list[str]]:
+    """The newest whole checkpoint that `fits`, and a line for each newer one that is damaged."""
     damaged: list[str] = []
     for folder in reversed(list_steps(parent)):
         try:
-            return read(folder), damaged
+            found = read(folder)
         except Failed as failure:
             damaged.append(str(failure))
+            continue
+        if fits(found):
+            return found, damaged
     return None, damaged

@@ -44,7 +44,7 @@ _PANELS: dict[str, list[tuple[str, str | list[str], str, bool]]] = {
         ("gradient norm by role", "grad_norm/.+", "tokens", False),
         ("update over weight by role", "update_ratio/.+", "tokens", False),
         ("learning rate", ["train/lr"], "tokens", False),
-        ("steps left out", ["train/skipped"], "tokens", False),
+        ("steps left out", ["train/skipped", "train/overflowed"], "tokens", False),
     ],
     "Throughput": [
         ("tokens a second", ["perf/tokens_per_second"], "tokens", False),

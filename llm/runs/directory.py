@@ -4,7 +4,8 @@ run.json        state, identity, results (atomic)
 config.yaml     the resolved config
 metrics.jsonl   the truth about the run; perf.jsonl, what the clock says
 vocabulary.json the tokenizer
-checkpoints/    the newest two; best/, the weights with the lowest validation loss
+checkpoints/    the newest two; best/, the weights with the lowest validation loss (its newest;
+                before it, those that were it at these checkpoints)
 curve.png       the loss curve
 """
 

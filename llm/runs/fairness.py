@@ -70,8 +70,8 @@ def pair(name: str) -> frozenset[str]:
 
 
 def flat(config: dict[str, Any]) -> dict[str, Any]:
-    """Dotted keys to values; lists are values."""
-    return dict(leaves(config, ""))
+    """Dotted keys to values; lists are values, and an empty mapping holds none."""
+    return {key: value for key, value in leaves(config, "") if value != {}}
 
 
 def arms(entries: Sequence[Entry]) -> tuple[list[Arm], list[str]]:

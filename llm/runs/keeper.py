@@ -48,7 +48,8 @@ class Keeper:
         def write() -> None:
             if best is not None:
                 checkpoint.write(self.run.best, step, Snapshot(content.model, None), best)
-                checkpoint.prune(self.run.best, 1)
+                origins = checkpoint.latest(self.run.checkpoints, _NEWEST, self.regular)
+                checkpoint.prune_best(self.run.best, origins)
             if state is not None:
                 checkpoint.write(self.run.checkpoints, step, content, state)
                 checkpoint.prune(self.run.checkpoints, _NEWEST, self.regular, self.every)

@@ -16,7 +16,9 @@ class Position:
     best: lowest validation loss yet
     passed_over: rows of data that were skipped by going back; step s begins at row
         s · rows_per_step + passed_over
-    went_back: [step it came from, step it went to] each time
+    went_back: [step it came from, step it went to] of each time that it went back, until it has
+        passed the former by a good checkpoint
+    overflowed: steps that fp16's scale spoilt
     """
 
     step: int = 0
@@ -28,6 +30,7 @@ class Position:
     best: float = math.inf
     passed_over: int = 0
     went_back: list[list[int]] = field(default_factory=list)
+    overflowed: int = 0
 
     def state(self) -> dict[str, Any]:
         """Plain data for a checkpoint, whose own fact the step is."""

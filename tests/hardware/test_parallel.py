@@ -1,6 +1,9 @@
 """Several processes give what one gives: curves, validation loss, checkpoints, one directory."""
 
 import json
+import os
+import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -126,34 +129,102 @@ def test_a_checkpoint_of_two_processes_opens_in_four_and_in_one(workplace):
     assert _reopened(0, 1)
 
 
-def test_what_ends_one_process_ends_all_with_one_line(toy_text):
-    """Refused by all before training, and failed in one alone."""
+def test_what_ends_one_process_ends_all_with_one_line(toy_text, tmp_path, monkeypatch):
+    """Refused by all before training; stopped by a signal; failed in one alone.
+
+    All wait for the last checkpoint after the signal, however long it is written.
+    """
+    program = tmp_path / "scontrol"
+    program.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
 
     def before(rank: int) -> None:
-        compute = Gradients.compute
+        from llm.hardware import world
 
-        def failing(self, optimizer, step, *arguments):
-            if rank == 1 and step == 3:
-                raise Failed("its fan has stopped")
+        compute, write = Gradients.compute, checkpoint.write
+
+        def computing(self, optimizer, step, *arguments):
+            if self.seed == 6 and step == 1:
+                world._PATIENCE = 0.1
+                os.kill(os.getpid(), signal.SIGTERM)
+            if self.seed == 7:
+                world._PATIENCE = 10.0
+                if rank == 1 and step == 3:
+                    raise Failed("its fan has stopped")
             return compute(self, optimizer, step, *arguments)
 
-        Gradients.compute = failing
+        def writing(parent, step, *rest):
+            if step == 2:
+                time.sleep(1.5)  # others look for failures once a second
+            return write(parent, step, *rest)
 
-    ends = train_in_processes(
-        2,
-        [*BRIEF, *DENSE, "train.batch_size=3"],
-        [*BRIEF, *DENSE, "seed=7"],
-        before=before,
-    )
-    expected = [(2, "share evenly"), (1, "fan")]
+        Gradients.compute, checkpoint.write = computing, writing
+
+    jobs = [["train.batch_size=3"], ["seed=6"], ["seed=7"]]
+    ends = train_in_processes(2, *([*BRIEF, *DENSE, *job] for job in jobs), before=before)
+    expected = [(2, "share evenly"), (143, None), (1, "fan")]
     for (first, second), (code, line) in zip(ends, expected, strict=True):
-        assert (first.code, second.code) == (code, code)
+        assert (first.code, second.code) == (code, code), first.err + second.err
         said = [text for text in (first.err + second.err).splitlines() if "llm.train:" in text]
-        assert len(said) == 1 and line in said[0], first.err + second.err
+        assert len(said) == (line is not None), first.err + second.err
+        assert line is None or line in said[0]
         assert "Traceback" not in first.err + second.err
-    (folder,) = Path("outputs/runs").glob("[a-z]*")
-    told = json.loads((folder / "run.json").read_text())
-    assert told["state"] == "failed" and "fan" in told["reason"]
+    runs = {}
+    for folder in Path("outputs/runs").glob("[a-z]*"):
+        facts = json.loads((folder / "run.json").read_text())
+        runs[facts["state"]] = folder, facts["reason"]
+    assert runs.keys() == {"interrupted", "failed"}
+    assert "fan" in runs["failed"][1]
+    found, damaged = checkpoint.newest(runs["interrupted"][0] / "checkpoints")
+    assert found.step == 2 and not damaged
+    assert (tmp_path / "asked").read_text().splitlines().count("requeue 7") == 1
+
+
+def _three_times_the_same(rank: int) -> list[bool]:
+    """Whether the first steps of a process's life sum gradients as the later ones do."""
+    with World() as world:
+        world.start("cpu")
+        parallel = Parallel(transformer("dense"), "ddp", world)
+        gradients = []
+        for _ in range(3):
+            parallel.model.zero_grad(set_to_none=True)
+            parallel(tokens(2, 12, rank), tokens(2, 12, rank)).loss_sum.backward()
+            gradients.append([p.grad.clone() for p in parallel.model.parameters()])
+        return [all(map(torch.equal, gradients[0], later)) for later in gradients[1:]]
+
+
+def test_three_processes_sum_alike_from_their_first_step_on():
+    """So that a resume is exact: of two numbers the sum is the same in any order, of three not."""
+    assert in_processes(3, _three_times_the_same) == [[True, True]] * 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["ddp", "fsdp"])
+def test_three_processes_resume_to_the_same_bytes(toy_text, scheme):
+    job = [*BRIEF, *DENSE, "train.batch_size=3", f"hardware.parallel={scheme}"]
+    interrupted = [*job, "train.checkpoint_every=100", "train.eval_every=6"]
+
+    def before(rank: int) -> None:
+        compute, stopped = Gradients.compute, []
+
+        def computing(self, optimizer, step, *arguments):
+            if step == 2 and Path("outputs/runs").exists() and not stopped:
+                stopped.append(step)
+                self.signals.received = signal.SIGTERM
+            return compute(self, optimizer, step, *arguments)
+
+        Gradients.compute = computing
+
+    alone = [*interrupted, "outputs=elsewhere"]
+    ends = train_in_processes(3, alone, interrupted, interrupted, before=before)
+    assert [by_rank[0].code for by_rank in ends] == [0, 143, 0]
+    one, other = ends[0][0].folder, ends[2][0].folder
+    for name in ("model.safetensors", "optimizer.safetensors"):
+        file = f"checkpoints/step-00000006/{name}"
+        assert (one / file).read_bytes() == (other / file).read_bytes(), name
+    assert (one / "metrics.jsonl").read_bytes() == (other / "metrics.jsonl").read_bytes()
 
 
 @pytest.mark.slow

@@ -1,12 +1,13 @@
 """What a GPU would refuse, and where the host would wait for it, found without one."""
 
+import multiprocessing
+
 import pytest
 import torch
 
 from llm.config.choices import Choices
 from llm.layers.norm import RMSNorm
 from tests.hardware import fake_gpu
-from tests.processes import in_processes
 
 GROUPS = Choices().groups
 SMALL = ["model.d_model=32", "model.n_heads=4", "model.d_ff=64", "model.max_seq_len=24"]
@@ -25,14 +26,15 @@ SPOILT = {
 }
 
 
-def in_one_process(work):
-    """What `work` answers in a process of its own, where the device is."""
-    (told,) = in_processes(1, lambda rank: work())
-    assert isinstance(told, list), told
-    return told
+def in_a_new_process(work):
+    """What `work` answers in a process of its own, begun anew: PyTorch counts the devices at its
+    first backward pass, so none may lie behind it."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(work)
 
 
-def test_no_step_waits_and_what_waits_is_found_with_its_line():
+def some_cases() -> list[str]:
+    """Of a handful of presets, and then of each way to spoil a layer."""
     cases = [
         (
             [*ONE, "moe=topk", "optimizer=muon", *WINDOWS, "model.window=8"],
@@ -41,16 +43,16 @@ def test_no_step_waits_and_what_waits_is_found_with_its_line():
         ([*ONE, "moe=noisy_topk", "optimizer=adamw", "model.dropout=0.1"], {"recompute": True}),
         ([*ONE, "moe=switch", "model.attention_softcap=20"], {"training": False}),
     ]
+    fake_gpu.register()
+    told = fake_gpu.failures(cases)
+    for spoilt in SPOILT.values():
+        RMSNorm.forward = spoilt
+        told += fake_gpu.failures([([*ONE, "moe=dense"], {"training": False})]) or ["nothing"]
+    return told
 
-    def work() -> list[str]:
-        fake_gpu.register()
-        told = fake_gpu.failures(cases)
-        for spoilt in SPOILT.values():
-            RMSNorm.forward = spoilt
-            told += fake_gpu.failures([([*ONE, "moe=dense"], {"training": False})]) or ["nothing"]
-        return told
 
-    told = in_one_process(work)
+def test_no_step_waits_and_what_waits_is_found_with_its_line():
+    told = in_a_new_process(some_cases)
     found = told[-len(SPOILT) :]
     assert told == found, "\n".join(told)
     for line in found:
@@ -79,11 +81,12 @@ def every_case():
     yield [*everything, "moe=dense"], {"precision": None}
 
 
+def all_cases() -> list[str]:
+    fake_gpu.register()
+    return fake_gpu.failures(list(every_case()))
+
+
 @pytest.mark.slow
 def test_no_preset_waits():
-    def work() -> list[str]:
-        fake_gpu.register()
-        return fake_gpu.failures(list(every_case()))
-
-    told = in_one_process(work)
+    told = in_a_new_process(all_cases)
     assert not told, "\n".join(told)

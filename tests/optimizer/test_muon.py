@@ -183,3 +183,20 @@ def test_adamws_half_goes_on_from_a_checkpoint(fused):
                 state["step"] = state["step"].double()
     for mine, other in zip(ours, theirs, strict=True):
         assert torch.equal(mine, other) if fused else torch.allclose(mine, other, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("tokens_per_step", "factor"),
+    [(None, 1), (512, 1), (2048, 1), (4096, 2**0.5), (8192, 2), (2**19, 2)],
+)
+def test_the_automatic_rate_by_batch(tokens_per_step, factor):
+    """Muon's grows within what was measured; AdamW's does not, and a rate that is given stays."""
+    model = transformer()
+    for made, expected in (
+        (muon(lr="auto"), factor * 6e-4 * 768 / 16),
+        (muon(lr=1e-3), 1e-3),
+        (AdamW(**SETTINGS | {"lr": "auto"}), 6e-4 * 768 / 16),
+    ):
+        made.settle(model, tokens_per_step)
+        made.optimizer(model)
+        assert made.lr == pytest.approx(expected)
