@@ -142,8 +142,14 @@ def test_a_second_writer_is_refused(tmp_path):
 
 def test_simultaneous_claims_have_one_runner_even_where_runners_are_killed(tmp_path):
     assert storm(tmp_path / "one", 50)["answered"] == 49
-    told = storm(tmp_path / "several", 50, identities=5, deaths=0.3)
-    assert told["trained"] == 5 and told["died"] > 0
+    died = 0
+    for seed in range(9):  # who gets to train, and with that who dies, is the scheduler's choice
+        told = storm(tmp_path / f"several-{seed}", 50, identities=5, deaths=0.3, seed=seed)
+        assert told["trained"] == 5
+        died += told["died"]
+        if died:
+            break
+    assert died
 
 
 @pytest.mark.slow
