@@ -121,6 +121,7 @@ def test_fp16_leaves_out_what_overflows_and_trains(llm_train, monkeypatch):
     seen = [row["tokens"] for row in rows(ended.folder)]
     left_out = sum(after == before for before, after in zip([0, *seen], seen, strict=False))
     assert 3 <= left_out <= 30
+    assert rows(ended.folder)[-1]["train/overflowed"] == left_out
     assert "train/skipped" not in rows(ended.folder)[-1]  # no fault of the data
 
 
@@ -128,7 +129,7 @@ def test_find_batch_finds_the_rows_that_fit(llm_train):
     job = [*NANO, *ON_DEVICE, "moe=topk", "hardware.precision=bf16", "hardware.compile=false"]
     ended = llm_train(*job, "train.grad_accum_steps=4", "hardware.find_batch=true")
     losses(ended)
-    assert json.loads((ended.folder / "run.json").read_text())["micro_rows"] == 16
+    assert json.loads((ended.folder / "run.json").read_text())["found_batch"] == {"1": 16}
 
 
 @pytest.mark.parametrize("bias", [True, False])
