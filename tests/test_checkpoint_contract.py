@@ -55,7 +55,7 @@ def same_bytes(a: Path, b: Path) -> bool:
 SLOW = pytest.mark.slow
 
 
-@pytest.mark.parametrize("n", [6, pytest.param(12, marks=SLOW), 18, pytest.param(22, marks=SLOW)])
+@pytest.mark.parametrize("n", [6, *(pytest.param(n, marks=SLOW) for n in (12, 18, 22))])
 def test_killed_at_any_write_a_run_ends_with_the_same_bytes(llm_train, n):
     code = KILLED_AT_WRITE.format(n=n, overrides=[*TOY, *LONG])
     killed = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)

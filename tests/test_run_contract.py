@@ -107,6 +107,7 @@ def test_a_signal_saves_and_the_same_command_ends_with_the_same_bytes(
     llm_train, toy_text, number, code
 ):
     overrides = ["train.budget=200steps", "train.eval_every=100", "model.dropout=0.1"]
+    overrides += ["train.checkpoint_every=50"]
     command = [sys.executable, "-m", "llm.train", *TOY, *overrides]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     logs = list(Path("outputs").glob("runs/*/metrics.jsonl"))
