@@ -41,7 +41,6 @@ def some_cases() -> list[str]:
             {"document_mask": True},
         ),
         ([*ONE, "moe=noisy_topk", "optimizer=adamw", "model.dropout=0.1"], {"recompute": True}),
-        ([*ONE, "moe=switch", "model.attention_softcap=20"], {"training": False}),
     ]
     fake_gpu.register()
     told = fake_gpu.failures(cases)

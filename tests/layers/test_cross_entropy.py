@@ -27,8 +27,10 @@ def problem(n: int, dtype=torch.float32, ignored: float = 0.0, d: int = D, v: in
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("ignored", [0.0, 0.4])
 @pytest.mark.parametrize("softcap", [None, 0.8])
-@pytest.mark.parametrize("chunk_numbers", [1, 40 * V, 10**9])  # rows: 32, 40, all
-@pytest.mark.parametrize("filled", [1, 64])  # columns: as many as ids, or filled up to 64
+@pytest.mark.parametrize(
+    ("chunk_numbers", "filled"),  # rows: 32, 40, all; columns: as many as ids, or filled up to 64
+    [(1, 1), (40 * V, 1), (40 * V, 64), (10**9, 1)],
+)
 def test_values_and_gradients_are_those_of_the_plain_loss(
     monkeypatch, dtype, ignored, chunk_numbers, softcap, filled
 ):
