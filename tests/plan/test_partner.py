@@ -133,6 +133,7 @@ def test_cfg_shows_the_partner(workplace, monkeypatch, capsys):
     assert shown["model"]["d_ff"] > 176
 
 
+@pytest.mark.slow
 def test_the_width_of_equal_time_is_decided_once(toy_text, monkeypatch, capsys):
     line = [*TOY, "moe=switch", "compare=time"]
     type_line = Typist(monkeypatch, capsys)
