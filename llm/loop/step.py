@@ -136,7 +136,8 @@ class Gradients:
         dtype = torch.float32 if self.machine.device == "mps" else torch.float64
         squares = self.norms.gradients().to(dtype)
         said = [seconds if world.first else 0.0, *(float(received == s) for s in STOPPING)]
-        summed = [torch.tensor(said, dtype=dtype, device=squares.device), loss_sum.reshape(1)]
+        said_S = torch.tensor(said, dtype=dtype).to(squares.device, non_blocking=True)
+        summed = [said_S, loss_sum.reshape(1)]
         summed += [value.reshape(-1) for value in router.values()]
         summed += [squares]
         vector = world.sum(torch.cat([part.to(dtype) for part in summed])).cpu()
