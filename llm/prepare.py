@@ -22,13 +22,14 @@ def prepare_data(job: Job) -> "tuple[Corpus | Mixture, Prepared | PreparedMixtur
     """The corpus of a validated config, and its token files, made where they are missing."""
     from llm.config.instantiate import instantiate
     from llm.data.mixture import prepare_parts
+    from llm.runs.identity import canonical
 
     config, names, plugins = job.config, job.chosen, job.config["plugins"]
     corpus = instantiate(config["data"], "data", plugins)
     tokenizer = instantiate(config["tokenizer"], "tokenizer", plugins)
     root = Path(config["outputs"]) / "data"
-    of = (names["data"], names["tokenizer"])
-    return corpus, prepare_parts(corpus, tokenizer, config["tokenizer"], of, root)
+    of, node = (names["data"], names["tokenizer"]), canonical(config["tokenizer"], "tokenizer")
+    return corpus, prepare_parts(corpus, tokenizer, node, of, root)
 
 
 def run(job: Job) -> None:

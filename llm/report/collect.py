@@ -10,6 +10,7 @@ import yaml
 from llm.config.errors import Refused
 from llm.config.schema import dataclass_of, locate, schema_of
 from llm.runs.fairness import Entry, flat
+from llm.runs.identity import canonical, current
 from llm.tracking.log import parse
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -194,7 +195,7 @@ def _pruned(results: list[Result], jobs: dict[str, dict[str, Any]]) -> list[tupl
 
 def _read(folder: Path, named: dict[str, str]) -> Result:
     facts = json.loads((folder / "run.json").read_bytes())
-    config = yaml.load((folder / "config.yaml").read_text(encoding="utf-8"), _LOADER)
+    config = current(yaml.load((folder / "config.yaml").read_text(encoding="utf-8"), _LOADER))
     recorded = _recorded(config)
     recorded["hardware"] = {k: facts.get(k) for k in ("device", "precision")}
     seconds = _seconds(folder)
@@ -226,7 +227,7 @@ def _seconds(folder: Path) -> dict[int, float]:
 def _recorded(config: dict[str, Any]) -> dict[str, Any]:
     from llm.config.root import Experiment
 
-    return _part(config, Experiment)
+    return canonical(_part(config, Experiment))
 
 
 def _part(node: dict[str, Any], target: Any) -> dict[str, Any]:

@@ -10,10 +10,48 @@ from typing import Any
 
 _PACKAGE = Path(__file__).parent.parent
 
+#: Classes that were renamed or moved: today's dotted name to the one that enters the hash.
+FORMER_NAMES: dict[str, str] = {}
+#: Keys that came later, with the value that means "as before", which is left out of the hash:
+#: "llm.room.module.Class.key" with the class as it enters the hash, or "train.key" in a section.
+AS_BEFORE: dict[str, Any] = {}
+
+
+def canonical(config: Any, path: str = "") -> Any:
+    """A config, or its part that can change a result, by its former names and keys.
+
+    What is hashed, and what comparisons of configs look at.
+    """
+    if isinstance(config, list):
+        return [canonical(item) for item in config]
+    if not isinstance(config, dict):
+        return config
+    target = config.get("_target_")
+    owner = FORMER_NAMES.get(target, target) if isinstance(target, str) else path
+    found = {}
+    for key, value in config.items():
+        place = f"{path}.{key}" if path else key
+        value = owner if key == "_target_" else canonical(value, place)
+        later = (AS_BEFORE.get(name, ...) for name in (f"{owner}.{key}".lstrip("."), place))
+        if value not in later:
+            found[key] = value
+    return found
+
+
+def current(config: Any) -> Any:
+    """A run's config with the names that its classes have today."""
+    if isinstance(config, list):
+        return [current(item) for item in config]
+    if not isinstance(config, dict):
+        return config
+    today = {former: name for name, former in FORMER_NAMES.items()}
+    return {k: today.get(v, v) if k == "_target_" else current(v) for k, v in config.items()}
+
 
 def config_hash(identity: dict[str, Any]) -> str:
     """A hash of what can change a result: independent of the order of keys."""
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    text = json.dumps(canonical(identity), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def run_id(stem: list[str], identity: dict[str, Any], data_fingerprint: str) -> str:

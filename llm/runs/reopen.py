@@ -15,6 +15,7 @@ from llm.config.errors import Refused
 from llm.model.transformer import Transformer
 from llm.runs import checkpoint
 from llm.runs.directory import read_facts
+from llm.runs.identity import current
 from llm.tokenizer import base as tokenizers
 from llm.tokenizer.base import Tokenizer
 from llm.tracking.log import MetricLog
@@ -58,7 +59,7 @@ def load_run(
     facts = read_facts(folder)
     if facts is None:
         raise Refused(f"{path} is no run directory and no checkpoint of one")
-    config: Any = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+    config: Any = current(OmegaConf.to_container(OmegaConf.load(folder / "config.yaml")))
     weights = checkpoint.read(chosen) if chosen else _newest(folder, which)
     tokenizer = tokenizers.load(folder, plugins)
     model = build_model(config, tokenizer.vocab_size, plugins)

@@ -9,7 +9,7 @@ from llm.config.errors import Refused
 from llm.config.instantiate import instantiate
 from llm.config.validate import Validated
 from llm.runs.directory import folder_of
-from llm.runs.identity import identify
+from llm.runs.identity import canonical, identify
 
 
 class Data(NamedTuple):
@@ -86,13 +86,13 @@ def _data(config: dict[str, Any], corpus_name: str, tokenizer_name: str) -> Data
     from llm.data.mixture import Mixture, fingerprint_of, fingerprints
     from llm.data.prepare import fingerprint
 
-    root, node = Path(config["outputs"]) / "data", config["tokenizer"]
+    root, node = Path(config["outputs"]) / "data", canonical(config["tokenizer"], "tokenizer")
     corpus = instantiate(config["data"], "data", config["plugins"])
     with checksums.remembering(root / ".checksums.json"):
         if not isinstance(corpus, Mixture):
             mark = fingerprint(corpus, node)
             return Data(mark, [root / f"{corpus_name}-{tokenizer_name}-{mark}"])
-        tokenizer = instantiate(node, "tokenizer", config["plugins"])
+        tokenizer = instantiate(config["tokenizer"], "tokenizer", config["plugins"])
         parts = fingerprints(corpus, tokenizer, node, tokenizer_name, root)
     if parts is None:
         return None
