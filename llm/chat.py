@@ -1,7 +1,7 @@
 """Talking to a run.
 
     python -m llm.chat
-    python -m llm.chat --checkpoint outputs/runs/ID --prompt "Once upon a time"
+    python -m llm.chat RUN --prompt "Once upon a time"
 
 Flags instead of key=value, since a prompt is free text. Heavy imports stand inside the functions:
 `--help` answers without torch.
@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llm.config.errors import Refused
-from llm.config.flags import Flags, checked, command, opening
+from llm.config.flags import RUN, Flags, checked, command, opening
 from llm.generate import MAX_TOKENS, TEMPERATURE, TOP_K, limits
+from llm.runs.resolve import RunPath, resolve
 
 if TYPE_CHECKING:
     from llm.data.corpus import Corpus, Dialogue
@@ -30,13 +31,14 @@ _ONE_THREAD = 50_000_000
 def _flags() -> Flags:
     flags = Flags(
         prog="python -m llm.chat",
-        description="Talk to a model: the newest finished run, unless --checkpoint names another.",
+        description="Talk to a model: RUN, or the newest run that is finished.",
         epilog="Without --prompt it is a conversation; /help in it lists the commands.",
         allow_abbrev=False,
     )
     count = checked(limits.count)
     add = flags.add_argument
-    add("--checkpoint", metavar="PATH", help="a run directory, or a checkpoint inside one")
+    add("run", metavar="RUN", nargs="?", help=RUN)
+    add("--checkpoint", metavar="RUN", help="the same")
     add("--prompt", metavar="TEXT", help="answer this, and leave")
     add(
         "--max-tokens",
@@ -85,7 +87,7 @@ def _chat(arguments: Sequence[str]) -> None:
 
 def _open(flags: argparse.Namespace) -> tuple["Session", str]:
     """The session that the flags ask for, and its banner."""
-    path, which = _run_and_weights(flags)
+    named = _named(flags)
     import torch
 
     from llm.generate.conversation import Conversation, Sampling
@@ -93,8 +95,8 @@ def _open(flags: argparse.Namespace) -> tuple["Session", str]:
     from llm.moe.layer import caveats
     from llm.runs.reopen import load_run
 
-    with opening(path):
-        run = load_run(path, which=which, plugins=flags.plugins)  # type: ignore[arg-type]
+    with opening(named.folder):
+        run = load_run(named, which="best", plugins=flags.plugins)
         corpus, dialogue = _corpus(run, flags.plugins)
     if run.facts.get("params_active", _ONE_THREAD) < _ONE_THREAD:
         torch.set_num_threads(1)
@@ -108,16 +110,21 @@ def _open(flags: argparse.Namespace) -> tuple["Session", str]:
     conversation = Conversation(run.model, run.tokenizer, dialogue, generator)
     sampling = Sampling(flags.max_tokens, flags.temperature, flags.top_k)
     at_terminal = flags.prompt is None and sys.stdin.isatty()
-    return Session(conversation, run.tokenizer, corpus, sampling, at_terminal), _banner(run, which)
+    return Session(conversation, run.tokenizer, corpus, sampling, at_terminal), _banner(run)
 
 
-def _run_and_weights(flags: argparse.Namespace) -> tuple[Path, str]:
-    """What to open: the path that was named, else the newest finished run."""
-    if flags.checkpoint is None:
-        return newest_finished(flags.outputs / "runs"), "best"
-    from llm.runs.directory import find_run
-
-    return find_run(flags.checkpoint, flags.outputs)
+def _named(flags: argparse.Namespace) -> RunPath:
+    """What to open: the run that was named, else the newest finished one."""
+    if flags.run is not None and flags.checkpoint is not None:
+        raise Refused(f"{flags.run} and --checkpoint {flags.checkpoint}: name one run")
+    if flags.checkpoint is not None:
+        return resolve(flags.checkpoint, flags.outputs)
+    if flags.run is None:
+        return RunPath(newest_finished(flags.outputs / "runs"))
+    try:
+        return resolve(flags.run, flags.outputs)
+    except Refused as refusal:
+        raise Refused(f'{refusal}; a prompt is given as --prompt "…"') from None
 
 
 def newest_finished(runs: Path) -> Path:
@@ -142,7 +149,7 @@ def newest_finished(runs: Path) -> Path:
             unfinished += 1
     if finished:
         return max(finished)[2]
-    also = f" ({unfinished} unfinished; --checkpoint opens one)" if unfinished else ""
+    also = f" ({unfinished} unfinished; name one to open it)" if unfinished else ""
     raise Refused(f"there is no finished run in {runs}{also}; `make train` makes one")
 
 
@@ -164,7 +171,7 @@ def _corpus(run: "OpenRun", plugins: list[str]) -> tuple["Corpus | None", "Dialo
     return (corpus if isinstance(corpus, Corpus) else None), getattr(corpus, "dialogue", None)
 
 
-def _banner(run: "OpenRun", which: str) -> str:
+def _banner(run: "OpenRun") -> str:
     """One line: the run, its size, its loss at these weights."""
     facts = run.facts
     parts = [run.folder.name]
@@ -177,8 +184,7 @@ def _banner(run: "OpenRun", which: str) -> str:
         if "val/floor" in known[-1]:
             loss += f" (floor {known[-1]['val/floor']:.4f}, excess {known[-1]['val/excess']:.4f})"
         parts.append(loss)
-    parts.append(f"{'best ' if which == 'best' else ''}weights, step {run.step}")
-    return " · ".join([*parts, "/help"])
+    return " · ".join([*parts, run.title, "/help"])
 
 
 if __name__ == "__main__":

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llm.config.errors import Failed, Refused
-from llm.config.flags import Flags, checked, command, opening
+from llm.config.flags import RUN, Flags, checked, command, opening
 from llm.generate import limits
+from llm.runs.resolve import other_folder, resolve
 
 if TYPE_CHECKING:
     from llm.evaluate import Examination
@@ -39,7 +40,7 @@ def _flags() -> Flags:
         allow_abbrev=False,
     )
     add = flags.add_argument
-    add("run", metavar="RUN", help="a run directory, its id, or a checkpoint in one")
+    add("run", metavar="RUN", help=RUN)
     add("--split", choices=("val", "test", "train"), help="of the run's data (default val)")
     add("--text", metavar="FILE", type=Path, help="this text instead, UTF-8, as one document")
     add(
@@ -88,11 +89,8 @@ def _open(
     typed: str, outputs: Path, plugins: list[str]
 ) -> "tuple[Transformer, Tokenizer, OpenRun | None, str]":
     """The model, its tokenizer, its run where it has one, and which weights these are."""
-    from llm.runs.directory import find_run
-    from llm.runs.reopen import load_run
-
-    path, which = find_run(typed, outputs)
-    if (path / "config.json").exists():  # of public format
+    path = other_folder(typed)
+    if path is not None and (path / "config.json").exists():  # of public format
         from llm import hf
 
         tokenizer = hf.load_tokenizer(path)
@@ -105,10 +103,13 @@ def _open(
                 f"{path}: the tokenizer has {tokenizer.vocab_size} ids, the model {n_ids}"
             )
         return model, tokenizer, None, f"the weights of {path}"
-    with opening(path):
-        run = load_run(path, which=which, plugins=plugins)
-    best = "best " if which == "best" else ""
-    return run.model, run.tokenizer, run, f"{best}weights of {run.folder.name}, step {run.step}"
+    named = resolve(typed, outputs)
+    from llm.runs.reopen import load_run
+
+    with opening(named.folder):
+        run = load_run(named, which="best", plugins=plugins)
+    weights, _, step = run.title.partition(",")
+    return run.model, run.tokenizer, run, f"{weights} of {run.folder.name},{step}"
 
 
 def _text(file: Path, tokenizer: "Tokenizer", seq_len: int, limit: int | None) -> "Examination":

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llm.config.flags import Flags, command, opening
+from llm.config.flags import RUN, Flags, command, opening
+from llm.runs.resolve import resolve
 
 if TYPE_CHECKING:
     from llm.runs.reopen import OpenRun
@@ -24,7 +25,7 @@ def _flags() -> Flags:
         epilog="RUN/checkpoints exports the newest weights instead of the best ones.",
         allow_abbrev=False,
     )
-    flags.add_argument("run", metavar="RUN", help="a run directory, its id, or a checkpoint in one")
+    flags.add_argument("run", metavar="RUN", help=RUN)
     flags.add_argument("--to", metavar="DIR", type=Path, required=True, help="a new folder")
     flags.add_outputs_and_plugins()
     return flags
@@ -37,13 +38,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _export(arguments: Sequence[str]) -> None:
     flags = _flags().read(arguments, "the folder is given as --to DIR")
+    named = resolve(flags.run, flags.outputs)
     from llm.hf.interchange import save
-    from llm.runs.directory import find_run
     from llm.runs.reopen import load_run
 
-    path, which = find_run(flags.run, flags.outputs)
-    with opening(path):
-        run = load_run(path, which=which, plugins=flags.plugins)
+    with opening(named.folder):
+        run = load_run(named, which="best", plugins=flags.plugins)
     folder = save(run.model, flags.to.expanduser(), run.tokenizer, _story(run))
     if not (folder / "tokenizer.json").exists():
         kind = type(run.tokenizer).__name__

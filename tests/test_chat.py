@@ -152,9 +152,12 @@ def test_the_newest_finished_run_is_opened_at_its_best_weights(ask, monkeypatch)
     ],
 )
 def test_a_checkpoint_is_named_by_any_of_its_folders(ask, monkeypatch, outputs, path, step):
-    line = banner(ask, monkeypatch, "--checkpoint", f"{outputs}/runs/plain{path}")
-    assert line.startswith("plain · ")
-    assert f"weights, step {step} ·" in line
+    for flag in (["--checkpoint"], []):
+        line = banner(ask, monkeypatch, *flag, f"{outputs}/runs/plain{path}")
+        assert line.startswith("plain · ")
+        assert f"weights, step {step} ·" in line
+        assert ("best weights" in line) == (step == 1)
+    assert banner(ask, monkeypatch, "lain") == banner(ask, monkeypatch, "plain")
 
 
 def test_a_checkpoint_is_found_from_inside_its_folder(ask, monkeypatch, outputs):
@@ -173,8 +176,8 @@ def test_unfinished_runs_are_left_alone_unless_named(ask, monkeypatch, outputs, 
     code, _, err = ask(where=tmp_path)
     assert code == 2
     assert err.splitlines()[-1] == (
-        f"llm.chat: there is no finished run in {tmp_path}/runs (1 unfinished; --checkpoint opens "
-        "one); `make train` makes one"
+        f"llm.chat: there is no finished run in {tmp_path}/runs (1 unfinished; name one to open "
+        "it); `make train` makes one"
     )
     line = banner(ask, monkeypatch, "--checkpoint", str(tmp_path / "runs/plain"))
     assert line.startswith("plain · ")
@@ -216,7 +219,10 @@ def test_unknown_characters_are_noted(ask, tmp_path):
         (["--temprature", "1"], "did you mean --temperature?"),
         (["--check", "x"], "did you mean --checkpoint?"),
         (["--zzz"], "--help lists the flags"),
-        (["model=tiny"], "'model=tiny' stands alone; a prompt is given as --prompt"),
+        (["model=tiny"], "there is no run model=tiny in "),
+        (["Tell me a story."], "a prompt is given as --prompt"),
+        (["plain", "town"], "'town' stands alone; a prompt is given as --prompt"),
+        (["plain", "--checkpoint", "town"], "name one run"),
         (["--prompt"], "--prompt: expected one argument"),
         (["--temperature", "0.05"], "--temperature: must be a number from 0.1 to 2.0"),
         (["--temperature", "2.5"], "--temperature: must be a number from 0.1 to 2.0"),

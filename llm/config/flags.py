@@ -16,6 +16,9 @@ from typing import Any, NoReturn
 from llm.config.errors import Failed, Refused
 from llm.config.suggest import nearest
 
+#: What may stand for a run: see `llm.runs.resolve`.
+RUN = "a run's directory, its id or the end of it, or a checkpoint in one"
+
 
 class Flags(argparse.ArgumentParser):
     """argparse with its complaints in one line that names the nearest flag."""

@@ -16,6 +16,7 @@ from llm.config.errors import Refused
 from llm.hf.family import DENSE, TRAINING
 from llm.hf.mapping import canonical
 from llm.hf.special import ROPES
+from llm.runs.resolve import RunPath, other_folder, resolve
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -139,12 +140,9 @@ def open_start(typed: str, outputs: Path, plugins: list[str]) -> Start:
     Raises:
         Refused: there is neither, or it cannot be opened
     """
-    from llm.runs.directory import find_run
-
-    path, which = find_run(typed, outputs)
+    folder = other_folder(typed)
     try:
-        is_run = (path / "run.json").exists() or (path / "checksums.json").exists()
-        start = _run(path, which, plugins) if is_run else _public(path)
+        start = _public(folder) if folder else _run(resolve(typed, outputs), plugins)
     except Refused as refusal:
         raise Refused(str(refusal), "model.init_from") from None
     start.nodes["model"] = {**start.nodes["model"], "init_from": typed}
@@ -154,8 +152,6 @@ def open_start(typed: str, outputs: Path, plugins: list[str]) -> Start:
 def _public(path: Path) -> Start:
     from llm.hf.interchange import load, load_tokenizer
 
-    if not path.is_dir():
-        raise Refused(f"there is no folder and no run {path}")
     model = load(path)
     tokenizer = load_tokenizer(path)
     tokens = None if tokenizer else _listed_tokens(path)
@@ -180,9 +176,9 @@ def _listed_tokens(path: Path) -> dict[int, bytes] | None:
         raise Refused(f"{path / 'tokenizer.json'} is no vocabulary") from None
 
 
-def _run(path: Path, which: Any, plugins: list[str]) -> Start:
+def _run(named: RunPath, plugins: list[str]) -> Start:
     from llm.runs.reopen import load_run
 
-    run = load_run(path, which=which, plugins=plugins)
+    run = load_run(named, which="best", plugins=plugins)
     nodes = {room: run.config[room] for room in ("model", "moe")}
-    return Start(path, nodes, run.model.state_dict(), run.tokenizer, None)
+    return Start(named.folder, nodes, run.model.state_dict(), run.tokenizer, None)

@@ -7,10 +7,11 @@
   python -m llm.runs sync [RUN ...] [--offline]     send to W&B from metrics.jsonl, whole, again
   python -m llm.runs dashboard [SWEEP]              a W&B workspace for these runs
 
-RUN is an id, its last digits, or a path. `--outputs=FOLDER` looks elsewhere than in outputs/.
+RUN is a run's directory, its id or the end of it. `--outputs=FOLDER` stands for outputs/.
 `--project=NAME` and `--entity=NAME` say where in W&B; `--to=FILE.json` writes the workspace there.
 """
 
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -20,7 +21,8 @@ from llm.config.entry import guard
 from llm.config.errors import Refused
 from llm.config.suggest import did_you_mean
 from llm.runs.directory import is_alive
-from llm.runs.listing import Condition, Listed, curve, differences, find, pick, sweeps_of
+from llm.runs.listing import Condition, Listed, curve, differences, find, sweeps_of
+from llm.runs.resolve import resolve_run
 from llm.tracking.progress import brief, clock
 
 _FLAGS = ("--sort", "--outputs", "--yes", "--offline", "--project", "--entity", "--to", "--help")
@@ -41,25 +43,30 @@ def run(arguments: list[str]) -> int:
         return 0
     outputs = Path(flags.get("--outputs", "outputs"))
     runs = find(outputs)
+
+    def named(*names: str) -> list[Listed]:
+        """Each run once."""
+        return list(map(Listed.at, dict.fromkeys(resolve_run(name, outputs) for name in names)))
+
     command, rest = (words[0], words[1:]) if words and words[0].isalpha() else ("list", words)
     if command == "list":
         _list(outputs, runs, [Condition.parse(text) for text in rest], flags.get("--sort"))
     elif command == "diff" and len(rest) == 2:
-        _diff(pick(runs, rest[0]), pick(runs, rest[1]))
+        _diff(*(Listed.at(resolve_run(name, outputs)) for name in rest))
     elif command == "tag" and len(rest) > 1:
-        _tag(pick(runs, rest[0]), rest[1:])
+        _tag(named(rest[0])[0], rest[1:])
     elif command == "rm" and rest:
-        _remove(outputs, [pick(runs, word) for word in rest], "--yes" in flags)
+        _remove(named(*rest), "--yes" in flags)
     elif command == "sync":
         from llm.runs.sync import sync
 
-        chosen = [pick(runs, word) for word in rest] or runs
+        chosen = named(*rest) or runs
         mode = "offline" if "--offline" in flags else "online"
         sync(chosen, mode, flags.get("--project"), flags.get("--entity"))
     elif command == "dashboard" and len(rest) < 2:
         from llm.runs.dashboard import dashboard
 
-        sweep = rest[0].rstrip("/").rsplit("/", 1)[-1] if rest else None
+        sweep = _sweep_name(rest[0], outputs) if rest else None
         chosen = runs if sweep is None else _of_sweep(outputs, runs, sweep)
         where = [flags.get(name) for name in ("--project", "--entity", "--to")]
         if where[2] == "":
@@ -137,13 +144,16 @@ def _tag(run: Listed, words: list[str]) -> None:
     run.set_tags([tag for tag in [*run.tags, *new] if tag not in gone])
 
 
-def _remove(outputs: Path, runs: list[Listed], sure: bool) -> None:
-    alive = [run.id for run in runs if is_alive(run.folder)]
-    if alive:
-        raise Refused(f"{alive[0]}: is being trained; stop it first")
-    sweeps = sweeps_of(outputs)
+def _remove(runs: list[Listed], sure: bool) -> None:
     for run in runs:
-        listed = sweeps.get(run.id)
+        if is_alive(run.folder):
+            raise Refused(f"{run.id}: is being trained; stop it first")
+        if run.folder.is_symlink():
+            raise Refused(f"{run.folder} is a link to {run.folder.resolve()}; name that")
+        if not (run.folder / "config.yaml").is_file():
+            raise Refused(f"{run.folder} has no config.yaml: it may be no run; delete it by hand")
+    for run in runs:
+        listed = sweeps_of(run.folder.parent.parent).get(run.id)
         print(f"{run.folder} ({run.state})" + (f", in {', '.join(listed)}" if listed else ""))
     if not sure:
         if not sys.stdin.isatty():
@@ -152,6 +162,14 @@ def _remove(outputs: Path, runs: list[Listed], sure: bool) -> None:
             return
     for run in runs:
         shutil.rmtree(run.folder)
+
+
+def _sweep_name(typed: str, outputs: Path) -> str:
+    """The sweep's name; a path has to be that of a sweep in `outputs`."""
+    path, sweeps = Path(os.path.abspath(typed)), outputs / "sweeps"
+    if not typed.strip() or ("/" in typed and path.parent != Path(os.path.abspath(sweeps))):
+        raise Refused(f"{typed or 'the empty name'} is no sweep in {sweeps}; see --outputs")
+    return path.name
 
 
 def _of_sweep(outputs: Path, runs: list[Listed], sweep: str) -> list[Listed]:

@@ -154,20 +154,6 @@ def read_facts(folder: Path) -> dict[str, Any] | None:
         raise Failed(f"{file} is damaged; move {folder} away to begin anew") from None
 
 
-def find_run(typed: str, outputs: Path) -> tuple[Path, Literal["best", "last"]]:
-    """What somebody names at a command line, and which weights of it.
-
-    A run's directory or its id in `outputs/runs` (the best weights), the `best` or `checkpoints`
-    folder inside one, or a single checkpoint. It need not exist.
-    """
-    path = Path(os.path.abspath(Path(typed).expanduser()))
-    if not path.exists() and (outputs / "runs" / typed / "run.json").exists():
-        path = Path(os.path.abspath(outputs / "runs" / typed))
-    if path.name in ("best", "checkpoints") and (path.parent / "run.json").exists():
-        return path.parent, "best" if path.name == "best" else "last"
-    return path, "best"
-
-
 def mark_pruned(folder: Path, reason: str) -> None:
     """Let run.json say that its sweep stopped this run as hopeless, unless it is finished or
     somebody trains it. It goes on like an interrupted one where it is trained again."""

@@ -11,9 +11,9 @@ import yaml
 
 from llm.config.choices import leaves
 from llm.config.errors import Refused
-from llm.config.suggest import did_you_mean
 from llm.runs.directory import is_alive
 from llm.runs.files import write_json
+from llm.runs.resolve import run_folders
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _CONDITION = re.compile(r"([\w./]+)\s*(<=|>=|!=|=|<|>)\s*(.*)")
@@ -26,21 +26,38 @@ class Listed:
     folder: Path
     facts: dict[str, Any]
 
+    @classmethod
+    def at(cls, folder: Path) -> "Listed":
+        """The run in `folder`; its state is "damaged" where run.json cannot be read."""
+        try:
+            facts = json.loads((folder / "run.json").read_bytes())
+        except (OSError, ValueError):
+            facts = None
+        return cls(folder, facts if isinstance(facts, dict) else {"state": "damaged"})
+
     @property
     def id(self) -> str:
         return self.folder.name
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """Dotted keys to values."""
-        text = (self.folder / "config.yaml").read_text(encoding="utf-8")
-        return dict(leaves(yaml.load(text, _LOADER) or {}, ""))
+        """Dotted keys to values; none where config.yaml cannot be read."""
+        try:
+            text = (self.folder / "config.yaml").read_text(encoding="utf-8")
+            return dict(leaves(yaml.load(text, _LOADER) or {}, ""))
+        except (OSError, ValueError, yaml.YAMLError):
+            return {}
 
     @cached_property
     def state(self) -> str:
         """As run.json says, but "killed" where it says running and no process holds the run."""
         state = str(self.facts.get("state"))
         return "killed" if state == "running" and not is_alive(self.folder) else state
+
+    @cached_property
+    def written(self) -> float:
+        """When run.json was written last: of a run that is over, its end."""
+        return (self.folder / "run.json").stat().st_mtime
 
     @cached_property
     def tags(self) -> list[str]:
@@ -119,26 +136,8 @@ def _number(value: Any) -> float | None:
 
 
 def find(outputs: Path) -> list[Listed]:
-    """Every run under `outputs/runs`, oldest first; one with a damaged run.json is left out."""
-    found = []
-    for file in (outputs / "runs").glob("*/run.json"):
-        try:
-            found.append((file.stat().st_mtime, Listed(file.parent, json.loads(file.read_bytes()))))
-        except (OSError, ValueError):
-            continue
-    return [run for _, run in sorted(found, key=lambda pair: (pair[0], pair[1].id))]
-
-
-def pick(runs: list[Listed], word: str) -> Listed:
-    """The run of this id, its end, or its path; Refused where there is none or several."""
-    word = word.rstrip("/").rsplit("/", 1)[-1]
-    exact = [run for run in runs if run.id == word]
-    found = exact or [run for run in runs if run.id.endswith(word) or run.id.startswith(word)]
-    if len(found) == 1:
-        return found[0]
-    if not found:
-        raise Refused(f"{word}: there is no such run{did_you_mean(word, [r.id for r in runs])}")
-    raise Refused(f"{word}: is the name of {len(found)} runs: {', '.join(r.id for r in found[:4])}")
+    """Every run under `outputs/runs`, oldest first."""
+    return sorted(map(Listed.at, run_folders(outputs)), key=lambda run: (run.written, run.id))
 
 
 def differences(one: Listed, other: Listed) -> list[tuple[str, Any, Any]]:

@@ -16,6 +16,7 @@ from llm.model.transformer import Transformer
 from llm.runs import checkpoint
 from llm.runs.directory import read_facts
 from llm.runs.identity import current
+from llm.runs.resolve import OUTPUTS, RunPath, resolve
 from llm.tokenizer import base as tokenizers
 from llm.tokenizer.base import Tokenizer
 from llm.tracking.log import MetricLog
@@ -28,9 +29,15 @@ class OpenRun:
     folder: Path
     config: dict[str, Any]
     facts: dict[str, Any]  # run.json
+    weights: Path  # the checkpoint that is open
     step: int  # of the weights
     model: Transformer  # in evaluation mode
     tokenizer: Tokenizer
+
+    @property
+    def title(self) -> str:
+        """Which weights these are: "best weights, step 1200"."""
+        return f"{'best ' if self.weights.parent.name == 'best' else ''}weights, step {self.step}"
 
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:
@@ -39,39 +46,42 @@ class OpenRun:
 
 
 def load_run(
-    path: str | Path,
+    name: str | Path | RunPath,
     which: Literal["last", "best"] = "last",
     device: torch.device | str = "cpu",
     plugins: Sequence[str] = (),
+    outputs: str | Path = OUTPUTS,
 ) -> OpenRun:
     """Reopen a run; nothing that lies in it is executed.
 
     Args:
-        path: a run directory, or one of its checkpoints
-        which: the newest weights, whose loss is run.json's `val_loss`, or those with the lowest
+        name: as in `llm.runs.resolve`: a run's directory, its id or the end of it, or a checkpoint
+        which: the newest weights, whose loss is run.json's `val_loss`, or those with the lowest,
+            where `name` means the run and not some of its weights
         plugins: packages beside `llm` whose classes its config may name
+        outputs: ids are looked for in `outputs/runs`
     Raises:
-        Refused: there is no run, or no weights yet
+        Refused: there is no such run, or no weights yet
     """
-    path = Path(path)
-    chosen = path if (path / "checksums.json").exists() else None
-    folder = path.parent.parent if chosen else path
+    folder, chosen = resolve(name, Path(outputs))
     facts = read_facts(folder)
-    if facts is None:
-        raise Refused(f"{path} is no run directory and no checkpoint of one")
+    assert facts is not None
     config: Any = current(OmegaConf.to_container(OmegaConf.load(folder / "config.yaml")))
-    weights = checkpoint.read(chosen) if chosen else _newest(folder, which)
+    weights = _weights(folder, chosen or folder / {"last": "checkpoints", "best": "best"}[which])
     tokenizer = tokenizers.load(folder, plugins)
     model = build_model(config, tokenizer.vocab_size, plugins)
     model.load_state_dict(weights.model)
-    return OpenRun(folder, config, facts, weights.step, model.to(device).eval(), tokenizer)
+    model = model.to(device).eval()
+    return OpenRun(folder, config, facts, weights.folder, weights.step, model, tokenizer)
 
 
-def _newest(folder: Path, which: str) -> checkpoint.Checkpoint:
+def _weights(folder: Path, chosen: Path) -> checkpoint.Checkpoint:
     """The weights asked for; damaged ones are passed over, and it is said."""
+    if chosen.parent != folder:
+        return checkpoint.read(chosen)
     problems: list[str] = []
-    for parent in ["best", "checkpoints"] if which == "best" else ["checkpoints"]:
-        found, damaged = checkpoint.newest(folder / parent)
+    for parent in dict.fromkeys([chosen, folder / "checkpoints"]):
+        found, damaged = checkpoint.newest(parent)
         problems += damaged
         if found is not None:
             for line in problems:

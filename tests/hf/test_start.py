@@ -56,7 +56,7 @@ def test_a_run_and_its_export_are_the_same_start(start, place):
     wanted = load_run(place[0] / "outputs/runs" / place[1], "best")
     assert set(wanted.metrics[0]) >= {"step", "tokens"}
     found = []
-    for name in ("public", place[1]):
+    for name in ("public", place[1], place[1][-6:]):
         ended = start(name)
         assert ended.code == 0, ended.err
         run = load_run(ended.folder)
@@ -69,6 +69,7 @@ def test_a_run_and_its_export_are_the_same_start(start, place):
     assert found[0].facts["init_from"] == found[1].facts["init_from"]
     assert found[0].folder.name.startswith("from_public-custom-")
     assert found[1].folder.name.startswith(f"from_{place[1]}-custom-")
+    assert found[2].folder == found[1].folder  # it answers
     assert start("public").err.count("going on") == 0  # the same command answers at once
 
 
@@ -132,7 +133,7 @@ def test_experts_start_as_copies_of_a_dense_model(start, tmp_path):
 def test_nothing_there(start):
     ended = start("nowhere")
     assert ended.code == 2
-    assert ended.err.startswith("llm.train: model.init_from=nowhere: there is no folder and no run")
+    assert ended.err.startswith("llm.train: model.init_from=nowhere: there is no run nowhere in ")
 
 
 def test_from_somebody_elses_gpt2(start, tmp_path):

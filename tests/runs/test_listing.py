@@ -7,7 +7,7 @@ import pytest
 from llm.config.errors import Failed, Refused
 from llm.runs import directory
 from llm.runs.__main__ import run
-from llm.runs.listing import Condition, find, pick
+from llm.runs.listing import Condition, find
 from tests.report.fake import fake_run
 
 
@@ -73,15 +73,6 @@ def test_nothing_is_deleted_by_accident(outputs, capsys, monkeypatch):
     held.release()
     run(["rm", name, "--yes"])
     assert not (outputs / name).exists() and len(find(outputs.parent)) == 3
-
-
-def test_names_may_be_short_but_not_ambiguous(outputs):
-    runs = find(outputs.parent)
-    assert pick(runs, runs[0].id[-8:]) is runs[0]
-    with pytest.raises(Refused, match="is the name of"):
-        pick(runs, "d64")
-    with pytest.raises(Refused, match="no such run"):
-        pick(runs, "xyz")
 
 
 def test_sync_replays_the_log_through_the_mirror(outputs, monkeypatch, capsys):
