@@ -8,6 +8,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from llm.data.account import account_of, is_partial
 from llm.data.listing import checked, folders, row, table, unfinished
 
 
@@ -30,6 +31,10 @@ def _ls(root: Path) -> int:
         print(f"nothing is prepared in {root}; python -m llm.prepare data=NAME", file=sys.stderr)
     else:
         print(table(rows))
+    for folder in folders(root):
+        manifest, _ = checked(folder, full=False)
+        if manifest is not None and is_partial(manifest):
+            print(f"{folder.name}: {account_of(manifest)}")
     for name, tokens in unfinished(root):
         print(f"{name} is unfinished, {tokens:,} tokens so far; its command goes on with it")
     return 0

@@ -39,8 +39,8 @@ class Dialogue:
 class Corpus(Protocol):
     """A source of documents. The constructor only stores and checks its arguments.
 
-    It may have `left_out: dict[str, int]`, which `documents()` counts anew each time: what it
-    dropped or mended, by name. The manifest of the prepared corpus says it.
+    It may have an `account: Account`, which `documents()` fills anew each time: what it read,
+    passed over, dropped and mended. The manifest of the prepared corpus keeps it.
     """
 
     #: Every string a word tokenizer must know, or None to count them in the documents.

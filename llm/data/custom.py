@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from llm.config.errors import Refused
 from llm.config.types import UNRECORDED, Between
+from llm.data.account import Account
 from llm.data.checksums import sha256_of_text
 from llm.data.corpus import Dialogue, Document
 from llm.data.duplicates import Copies
@@ -59,7 +60,7 @@ class Custom:
             raise Refused(f"there is no {path}", "path")
         self.path, self.text_column, self.val_fraction = path, text_column, val_fraction
         self.drop_duplicates, self.on_encoding_error = drop_duplicates, on_encoding_error
-        self.left_out: dict[str, int] = {}
+        self.account = Account()
 
     def files(self) -> list[Path]:
         """Every file that is read, in the order of their names."""
@@ -99,7 +100,7 @@ class Custom:
             counts["duplicates"] = self._copies.count
             texts = self._copies.dropped_from(texts)
         yield from texts
-        self.left_out = dict(counts)
+        self.account = Account(left_out=dict(counts))
 
     def _every_text(self, counts: Counter[str]) -> Iterator[Stretch]:
         replace = self.on_encoding_error == "replace"

@@ -7,6 +7,7 @@ from typing import Any
 
 from llm.config.errors import Refused
 from llm.data import checksums
+from llm.data.account import account_of
 from llm.data.prepare import read_manifest
 
 
@@ -96,6 +97,5 @@ def card(manifest: dict[str, Any]) -> str:
     lines.append(f"tokenizer  {tokenizer_of(manifest)} ids")
     if revision_of(manifest):
         lines.append(f"revision   {revision_of(manifest)}")
-    for what, count in manifest["left_out"].items():
-        lines.append(f"{what:10} {count:,}")
+    lines.append(f"account    {account_of(manifest)}")
     return "\n".join(lines)

@@ -20,7 +20,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -31,6 +31,7 @@ from filelock import FileLock, Timeout
 
 from llm.config.errors import Refused
 from llm.data import checksums
+from llm.data.account import Account, account_of
 from llm.data.corpus import Corpus, Document, Instrument
 from llm.data.floor import floor_of
 from llm.data.shards import Encoded, Shards, safe_state, sync
@@ -118,6 +119,7 @@ def prepare(
             _make(corpus, tokenizer, tokenizer_node, mark, name, working, journal)
             os.replace(working, folder)
             journal.unlink()
+            print(f"{name}: {account_of(read_manifest(folder))}", file=sys.stderr)
         # The module that the command line chose may be named by the vocabulary, too.
         prepared = open_prepared(folder, (type(tokenizer).__module__,))
     if prepared.fingerprint != mark:
@@ -210,7 +212,7 @@ def _make(
         "dtype": dtype.name,
         "vocab_size": tokenizer.vocab_size,
         "splits": counts,
-        "left_out": shards.left_out,
+        "account": shards.account,
         "files": {file.name: checksums.facts_of(file) for file in files},
     }
     with (working / "manifest.json").open("w") as out:
@@ -268,7 +270,7 @@ def _write_tokens(corpus: Corpus, tokenizer: Tokenizer, shards: Shards, name: st
         except (Refused, KeyboardInterrupt):  # a network that stopped, say: lose nothing
             shards.commit()
             raise
-    shards.commit(complete=True, left_out=dict(getattr(corpus, "left_out", {})))
+    shards.commit(complete=True, account=asdict(getattr(corpus, "account", Account())))
 
 
 def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:

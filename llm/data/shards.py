@@ -51,7 +51,7 @@ class Shards:
         self.complete: bool = known.get("complete", False)
         self._inside: bool = known.get("inside", False)
         self.counts: dict[str, dict[str, int]] = known.get("splits", {})
-        self.left_out: dict[str, int] = known.get("left_out", {})
+        self.account: dict[str, Any] = known.get("account", {})
         for split in list(self.counts) or splits:
             self._open(split)
 
@@ -78,9 +78,9 @@ class Shards:
         for split, places in starts.items():
             self._files[split][1].write(np.array(places, "<i8").data)
 
-    def commit(self, complete: bool = False, left_out: dict[str, int] | None = None) -> None:
+    def commit(self, complete: bool = False, account: dict[str, Any] | None = None) -> None:
         """From here on, everything added so far survives."""
-        self.complete, self.left_out = complete, left_out or {}
+        self.complete, self.account = complete, account or {}
         for pair in self._files.values():
             for file in pair:
                 sync(file)
@@ -90,7 +90,7 @@ class Shards:
             "inside": self._inside,
             "complete": complete,
             "splits": self.counts,
-            "left_out": self.left_out,
+            "account": self.account,
         }
         temporary = self.journal.with_name(f"{self.journal.name}.tmp")
         with temporary.open("wb") as file:

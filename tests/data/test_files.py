@@ -121,7 +121,7 @@ def test_bytes_that_are_no_utf8_are_replaced_on_request_and_counted(tmp_path):
     found = [document.text for document in corpus.documents()]
     assert "".join(found[:-4]).endswith("fine\nb\ufffdd \ufffd")
     assert found[-4:] == ["\ufffd", "ä", "fine", "b\ufffdd"]
-    assert corpus.left_out == {"replaced": 4}
+    assert corpus.account.left_out == {"replaced": 4}
 
 
 def test_windows_line_ends_across_blocks(tmp_path, monkeypatch):
@@ -204,5 +204,5 @@ def test_copies_of_long_documents_and_across_files(tmp_path, monkeypatch):
             documents.append(text)
             text = ""
     assert documents == ["x", long, almost, "y", "z"]
-    assert corpus.left_out == {"duplicates": 3}
+    assert corpus.account.left_out == {"duplicates": 3}
     assert custom(tmp_path).describe() != corpus.describe()

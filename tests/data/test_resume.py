@@ -12,6 +12,7 @@ from llm.config.errors import Refused
 from llm.data import checksums, shards
 from llm.data import prepare as preparation
 from llm.data.__main__ import main
+from llm.data.account import Account
 from llm.data.corpus import Document
 from llm.data.prepare import open_prepared, prepare
 from llm.tokenizer.bytes import Bytes
@@ -27,7 +28,7 @@ class Parts:
     dialogue = None
 
     def __init__(self) -> None:
-        self.left_out = {"duplicates": 7}
+        self.account = Account(left_out={"duplicates": 7})
         self.skipped_to = 0
 
     def describe(self):
@@ -119,7 +120,7 @@ def test_it_goes_on_where_it_stopped_and_says_so(tmp_path, capsys, monkeypatch):
     prepared = make(tmp_path)
     assert 0 < len(encoded) < 20 and "document 13 ends." in encoded
     assert "parts: going on after " in capsys.readouterr().err
-    assert prepared.manifest["left_out"] == {"duplicates": 7}
+    assert prepared.manifest["account"]["left_out"] == {"duplicates": 7}
     assert prepared.splits == ("train", "val", "test")
 
 
@@ -236,13 +237,14 @@ def test_ls_and_verify(tmp_path, capsys):
     make(tmp_path / "data")
     second = prepare(Parts(), Bytes(), {"_target_": "llm.x.Bytes"}, "second", tmp_path / "data")
     assert main([*outputs, "ls"]) == 0
-    head, parts, other = capsys.readouterr().out.splitlines()
+    head, parts, other, *accounts = capsys.readouterr().out.splitlines()
     assert (
         head.split()
         == "name tokens documents bytes bytes/token tokenizer revision checksum".split()
     )
     assert parts.startswith("parts-") and " 14 " in parts and "Words 273" in parts
     assert other.endswith(" ok") and "Bytes 257" in other
+    assert ["left out or mended: duplicates 7" in line for line in accounts] == [True, True]
     assert main([*outputs, "verify"]) == 0
     assert capsys.readouterr().out.count(": whole") == 2
     altered(second.folder / "train.bin", 5)
