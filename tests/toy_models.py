@@ -10,8 +10,9 @@ from inspect import signature
 import torch
 from torch import nn
 
+from llm.layers.context import Context
 from llm.layers.feed_forward import FeedForward, FeedForwardShape
-from llm.model.position import Alibi, Learned, Position, Rope, Sinusoidal
+from llm.model.position import Alibi, Kerple, Learned, Position, Rope, Sinusoidal
 from llm.model.transformer import Transformer
 from llm.moe.layer import MoE
 from llm.moe.router import TopKRouter
@@ -22,6 +23,7 @@ POSITIONS = {
     "sinusoidal": Sinusoidal,
     "rope": Rope,
     "alibi": Alibi,
+    "kerple": Kerple,
 }
 STYLES = {
     "gpt2": {
@@ -48,6 +50,12 @@ STYLES = {
 }
 FEED_FORWARDS = ("dense", "switch", "topk")
 VOCAB = 37
+
+
+def context_of(x_BTD, document_ids_BT=None, **facts) -> Context:
+    """The context of a call whose tokens do not matter, for parts that are called alone."""
+    tokens_BT = torch.zeros(x_BTD.shape[:2], dtype=torch.int64)
+    return Context.of(tokens_BT, document_ids_BT=document_ids_BT, **facts)
 
 
 def shape(**changes) -> FeedForwardShape:

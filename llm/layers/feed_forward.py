@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from llm.layers.context import Context
 from llm.layers.linear import Linear
 from llm.layers.noise import Dropout
 
@@ -39,10 +40,8 @@ class FeedForwardShape:
 
 
 class FeedForwardOutput(NamedTuple):
-    """What a feed-forward part returns. Only experts fill more than `y_BTD`.
-
-    A part is called with `decoding=True` where its tokens go on from a cache: text is being
-    written, and nobody reads losses and statistics.
+    """What a feed-forward part returns. Only experts fill more than `y_BTD`, and they only where
+    there is no cache in the context: nobody reads losses and statistics of text being written.
     """
 
     y_BTD: Tensor
@@ -66,7 +65,7 @@ class FeedForward(nn.Module):
         self.down = Linear(d_ff, d_model, shape.residual_std, shape.bias)
         self.dropout = Dropout(shape.dropout)
 
-    def forward(self, x_BTD: Tensor, decoding: bool = False) -> FeedForwardOutput:
+    def forward(self, x_BTD: Tensor, context: Context | None = None) -> FeedForwardOutput:
         up_BTF = self.up(x_BTD)
         if self.gate is None:
             hidden_BTF = self.activation(up_BTF)

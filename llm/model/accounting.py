@@ -15,7 +15,7 @@ class Account:
     flops_per_token: training operations, forward and backward: 6 for each active parameter that a
         token is multiplied with (router and head included, embedding look-up not), and
         12 for each channel of each key that a query meets: with causal attention half of T keys on
-        average, so 6 · L · d_model · T, less with windows (`Attention.keys_seen`)
+        average, so 6 · L · d_model · T, less with windows (`Attention.channels_met`)
     """
 
     params_total: int
@@ -36,5 +36,5 @@ def account(model: Transformer, seq_len: int) -> Account:
         total += size
         active += used
         products += used if role in PRODUCTS else 0
-    attention = 12 * model.keys_seen(seq_len)
+    attention = 12 * model.channels_met(seq_len)
     return Account(round(total), round(active), round(6 * products + attention))

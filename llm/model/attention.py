@@ -12,12 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from llm.layers.context import Context
 from llm.layers.cross_entropy import soft_capped
 from llm.layers.linear import Linear
 from llm.layers.noise import Dropout
 from llm.layers.norm import RMSNorm
-from llm.model.cache import FullLayer, RollingLayer
-from llm.model.places import Places, mask
+from llm.model.cache import CacheShape, FullLayer, LayerCache, RollingLayer
+from llm.model.mask import mask
 from llm.model.position import Position
 from llm.model.windowed import LEAST_BLOCK, attend_in_blocks, block_mask
 
@@ -83,50 +84,48 @@ class Attention(nn.Module):
     def forward(
         self,
         x_BTD: Tensor,
-        places: Places,
+        context: Context,
         position: Position,
-        cache: FullLayer | RollingLayer | None = None,
+        layer: LayerCache | None = None,
     ) -> Tensor:
         q_BHTC = self._heads(self.query(x_BTD), self.n_heads, self.query_norm)
         k_BGTC = self._heads(self.key(x_BTD), self.n_kv_heads, self.key_norm)
         v_BGTC = self._heads(self.value(x_BTD), self.n_kv_heads)
-        q_BHTC = position.rotate(q_BHTC, places.positions)
-        k_BGTC = position.rotate(k_BGTC, places.positions)
-        if cache is not None:
-            y_BHTC = self._with_past(q_BHTC, k_BGTC, v_BGTC, places, position.slopes(), cache)
+        q_BHTC = position.rotate(q_BHTC, context)
+        k_BGTC = position.rotate(k_BGTC, context)
+        if layer is not None:
+            y_BHTC = self._with_past(q_BHTC, k_BGTC, v_BGTC, context, position, layer)
             return self.out(y_BHTC.transpose(1, 2).flatten(2))
-        seen = self.mask(places, position, len(x_BTD))
+        seen = self.mask(context, position)
         if self.window is not None and x_BTD.shape[1] > self.window:
             assert seen is not None
             window, sinks = self.window, self.n_sinks
             y_BHTC = attend_in_blocks(
-                q_BHTC, k_BGTC, v_BGTC, places, window, sinks, seen, self._attend
+                q_BHTC, k_BGTC, v_BGTC, context, window, sinks, seen, self._attend
             )
         else:
             y_BHTC = self._attend(q_BHTC, k_BGTC, v_BGTC, seen)
         return self.out(y_BHTC.transpose(1, 2).flatten(2))
 
-    def mask(self, places: Places, position: Position, rows: int) -> Tensor | None:
+    def mask(self, context: Context, position: Position) -> Tensor | None:
         """What a call without cache adds to its scores, None where they are causal as they stand.
 
-        Layers that see alike share one, kept in `places`. Whoever recomputes or compiles blocks
+        Layers that see alike share one, kept in `context`. Whoever recomputes or compiles blocks
         asks before them: there a block may not write what outlives it.
         """
-        device, slopes_H = places.index_T.device.type, position.slopes()
+        device, rows = context.index_T.device.type, len(context.tokens_BT)
         dtype = self.query.weight.dtype
         if torch.is_autocast_enabled(device):  # what the queries will be, or be cast to
             dtype = torch.get_autocast_dtype(device)
-        window, sinks = self.window, self.n_sinks
-        if window is not None and len(places.index_T) > window:
-            return places.once(
-                window, partial(block_mask, places, rows, window, sinks, slopes_H, dtype)
+        window, sinks, bias = self.window, self.n_sinks, position.bias
+        if window is not None and len(context.index_T) > window:
+            return context.once(
+                window, partial(block_mask, context, rows, window, sinks, bias, dtype)
             )
-        index_1T, start_BT = places.index_T[None], places.start_BT
-        if not self._explicit and start_BT is None and slopes_H is None:
+        index_1T, start_BT = context.index_T[None], context.start_BT
+        if not self._explicit and start_BT is None and not position.biased:
             return None
-        return places.once(
-            None, partial(mask, index_1T, index_1T, start_BT, None, 0, slopes_H, dtype)
-        )
+        return context.once(None, partial(mask, index_1T, index_1T, start_BT, None, 0, bias, dtype))
 
     @property
     def _explicit(self) -> bool:
@@ -145,33 +144,33 @@ class Attention(nn.Module):
         q_BHTC: Tensor,
         k_BGTC: Tensor,
         v_BGTC: Tensor,
-        places: Places,
-        slopes_H: Tensor | None,
-        cache: FullLayer | RollingLayer,
+        context: Context,
+        position: Position,
+        layer: LayerCache,
     ) -> Tensor:
         """Behind what the cache holds. A window is read in pieces, so that memory stays linear."""
         t = q_BHTC.shape[2]
         size = t if self.window is None else max(self.window, LEAST_BLOCK)
-        unmasked = places.start_BT is None and slopes_H is None and self.window is None
+        unmasked = context.start_BT is None and not position.biased and self.window is None
         parts = []
         for begin in range(0, t, size):
             part = slice(begin, begin + size)
-            k_BGSC, v_BGSC, place_S = cache.append(
-                k_BGTC[:, :, part], v_BGTC[:, :, part], places.first + begin
+            k_BGSC, v_BGSC, place_S = layer.append(
+                k_BGTC[:, :, part], v_BGTC[:, :, part], context.first + begin
             )
             mask_BHTS = None
             # Causal as it stands: the first of all calls, or one token behind all others.
             if self._explicit or not (unmasked and t in (1, k_BGSC.shape[2])):
-                mask_BHTS = places.once(
+                mask_BHTS = context.once(
                     (self.window, begin),
                     partial(
                         mask,
-                        places.index_T[None, part],
+                        context.index_T[None, part],
                         place_S,
-                        places.start_BT,
+                        context.start_BT,
                         self.window,
                         self.n_sinks,
-                        slopes_H,
+                        position.bias,
                         q_BHTC.dtype,
                     ),
                 )
@@ -207,13 +206,27 @@ class Attention(nn.Module):
         weights_BHTS = self.dropout(scores_BHTS.softmax(-1))
         return weights_BHTS.to(v_BGSC.dtype) @ v_BGSC
 
-    def keys_seen(self, seq_len: int) -> float:
-        """How many keys a query of a sequence sees on average, itself counted as half of one.
+    def cache(self, shape: CacheShape, max_len: int | None, padding_B: Tensor | None) -> LayerCache:
+        """An empty cache of this layer: all its places, or those of its window.
 
-        T/2 with the whole past: what is customary for causal attention.
+        Args:
+            max_len: places at most; None for no end, which needs a window
+        """
+        held = (self.n_kv_heads, self.head_dim)
+        if self.window is not None:
+            return RollingLayer(shape, held, self.window, self.n_sinks, max_len, padding_B)
+        if max_len is None:
+            raise ValueError("max_len=None needs a window in every layer")
+        return FullLayer(shape, held, max_len)
+
+    def channels_met(self, seq_len: int) -> float:
+        """Channels of keys that a query of a sequence meets, over all heads, on average.
+
+        Each costs two products forward (its score, its value) and four backward. A query sees
+        itself as half a key, so T/2 with the whole past: what is customary for causal attention.
         """
         window = min(self.window or seq_len, seq_len)
         in_window = window * (window + 1) / 2 + window * (seq_len - window)
         sinks = min(self.n_sinks, seq_len - window)
         through = sinks * (sinks + 1) / 2 + sinks * (seq_len - window - sinks)
-        return (in_window + through) / seq_len - 0.5
+        return self.n_heads * self.head_dim * ((in_window + through) / seq_len - 0.5)

@@ -4,13 +4,14 @@ B batch, G key-value heads, S places held, T new places, C channels of a head, J
 a ring
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from llm.model.places import NOWHERE
+from llm.model.mask import NOWHERE
 
 
 @dataclass(frozen=True)
@@ -18,22 +19,30 @@ class CacheShape:
     """What every layer of a cache has in common."""
 
     batch_size: int
-    n_heads: int
-    head_dim: int
     device: torch.device | str = "cpu"
     dtype: torch.dtype = torch.float32
 
-    def empty(self, places: int) -> Tensor:
+    def empty(self, places: int, heads: int, channels: int) -> Tensor:
         """An empty (B, G, places, C)."""
-        shape = (self.batch_size, self.n_heads, places, self.head_dim)
+        shape = (self.batch_size, heads, places, channels)
         return torch.zeros(shape, device=self.device, dtype=self.dtype)
 
 
-class FullLayer:
-    """Every place of one layer, in order."""
+class LayerCache(Protocol):
+    """What one layer remembers of the tokens read so far. Its attention makes and fills it."""
 
-    def __init__(self, shape: CacheShape, max_len: int):
-        self.k_BGSC, self.v_BGSC = shape.empty(max_len), shape.empty(max_len)
+    def remembers(self, length: int) -> bool:
+        """Whether reading can go on behind the first `length` places."""
+
+    def append(self, k_BGTC: Tensor, v_BGTC: Tensor, first: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Store places `first` …; return what these may see, two (B, G, S, C), and its places."""
+
+
+class FullLayer:
+    """Every place of one layer, in order. `held`: heads and channels of keys, and of values."""
+
+    def __init__(self, shape: CacheShape, held: tuple[int, int], max_len: int):
+        self.k_BGSC, self.v_BGSC = (shape.empty(max_len, *held) for _ in range(2))
 
     def append(self, k_BGTC: Tensor, v_BGTC: Tensor, first: int) -> tuple[Tensor, Tensor, Tensor]:
         """Store places `first` … and return all: two (B, G, first + T, C), and their places."""
@@ -61,6 +70,7 @@ class RollingLayer:
     def __init__(
         self,
         shape: CacheShape,
+        held: tuple[int, int],
         window: int,
         n_sinks: int,
         max_len: int | None,
@@ -68,7 +78,7 @@ class RollingLayer:
     ):
         self.window, self.n_sinks = window, n_sinks
         self.ring = window if max_len is None else min(window, max_len)
-        self.k_BGSC, self.v_BGSC = (shape.empty(n_sinks + self.ring) for _ in range(2))
+        self.k_BGSC, self.v_BGSC = (shape.empty(n_sinks + self.ring, *held) for _ in range(2))
         sink_J = torch.arange(n_sinks, device=shape.device)
         self.sink_XJ = sink_J[None] if padding_B is None else padding_B[:, None] + sink_J
         self.last_sink = n_sinks + (0 if padding_B is None else int(padding_B.max()))
@@ -135,9 +145,9 @@ class KVCache:
     much. Padding is never seen, and positions count from the text's own beginning.
 
     Args:
-        shape: the batch and the heads
-        windows: window and sinks of each layer; a window of None keeps everything
-        max_len: places at most, padding counted; None for no end, where every layer has a window
+        shape: the batch
+        layers: from the shape and `padding_B` to the cache of each layer
+        max_len: places at most, padding counted; None for no end
         padding: places before each row's text, None for none
     Raises:
         ValueError: from `expect`, where more than `max_len` places would be held, or other rows
@@ -146,12 +156,10 @@ class KVCache:
     def __init__(
         self,
         shape: CacheShape,
-        windows: Sequence[tuple[int | None, int]],
+        layers: Callable[[Tensor | None], list[LayerCache]],
         max_len: int | None,
         padding: Sequence[int] | Tensor | None = None,
     ):
-        if max_len is None and any(window is None for window, _ in windows):
-            raise ValueError("max_len=None needs a window in every layer")
         self.batch_size, self.max_len = shape.batch_size, max_len
         self.padding_B: Tensor | None = None
         if padding is not None:
@@ -159,13 +167,7 @@ class KVCache:
             if self.padding_B.shape != (shape.batch_size,):
                 raise ValueError(f"padding is one number for each of {shape.batch_size} rows")
         self.least_padding = 0 if self.padding_B is None else int(self.padding_B.min())
-        self.layers: list[FullLayer | RollingLayer] = []
-        for window, n_sinks in windows:
-            if window is None:
-                assert max_len is not None
-                self.layers.append(FullLayer(shape, max_len))
-            else:
-                self.layers.append(RollingLayer(shape, window, n_sinks, max_len, self.padding_B))
+        self.layers = layers(self.padding_B)
         self._length = 0
 
     @property

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from llm.config.errors import Refused
 from llm.config.types import PositiveFloat
+from llm.layers.context import Context
 from llm.layers.roles import declare
 
 
@@ -28,26 +29,32 @@ class Geometry:
 class Position(nn.Module):
     """No position at all, and the contract of the others.
 
-    `embed` acts on the embedded tokens, `rotate` on queries and keys of every layer, `slopes` on
-    the scores. `limit` is the number of positions that exist, None where there is no end.
-    Positions are (T,) where all rows count alike, (B, T) where texts begin within rows.
+    `embed` acts on the embedded tokens, `rotate` on queries and keys of every layer, `bias` on the
+    scores. `limit` is the number of positions that exist, None where there is no end.
     """
 
     limit: int | None = None
 
     def __init__(self, geometry: Geometry):
         super().__init__()
+        self.biased = type(self).bias is not Position.bias
 
-    def embed(self, x_BTD: Tensor, positions_T: Tensor) -> Tensor:
+    def embed(self, x_BTD: Tensor, context: Context) -> Tensor:
         """x with its position added: (B, T, D) → (B, T, D)."""
         return x_BTD
 
-    def rotate(self, x_BHTC: Tensor, positions_T: Tensor) -> Tensor:
+    def rotate(self, x_BHTC: Tensor, context: Context) -> Tensor:
         """Queries or keys turned by their position: (B, H, T, C) → (B, H, T, C)."""
         return x_BHTC
 
-    def slopes(self) -> Tensor | None:
-        """What each head loses of a score for each place of distance: (H,), or None."""
+    def bias(self, query_T1: Tensor, key_TS: Tensor) -> Tensor | None:
+        """What is added to the scores, in any form, learned or not; None for nothing.
+
+        Args:
+            query_T1, key_TS: places in the text of the query, with any dimensions of a batch
+                before; keys that are not seen may stand anywhere
+        Returns: (…, H, T, S)
+        """
         return None
 
 
@@ -65,8 +72,29 @@ class Alibi(Position):
         heads_H = torch.arange(1, geometry.n_heads + 1)
         self.register_buffer("slopes_H", 2.0 ** (-8 * heads_H / geometry.n_heads), persistent=False)
 
-    def slopes(self) -> Tensor:
-        return self.slopes_H
+    def bias(self, query_T1: Tensor, key_TS: Tensor) -> Tensor:
+        return -self.slopes_H[:, None, None] * (query_T1 - key_TS).unsqueeze(-3)
+
+
+class Kerple(Position):
+    """Scores of a head lose p · ln(1 + a · distance), with p, a > 0 learned for each head.
+
+    The logarithmic kernel of KERPLE (Chi et al. 2022, equation 6), shared by all layers. The paper
+    draws p from (0, 2) and a from (0, 1) and clamps them; here their logarithms are learned.
+    """
+
+    def __init__(self, geometry: Geometry):
+        super().__init__(geometry)
+        uniform_2H = torch.rand(2, geometry.n_heads).clamp_min(0.01)
+        p_H, a_H = 2 * uniform_2H[0], uniform_2H[1]
+        self.log_p_H = declare(nn.Parameter(p_H.log()), "gain")
+        self.log_a_H = declare(nn.Parameter(a_H.log()), "gain")
+
+    def bias(self, query_T1: Tensor, key_TS: Tensor) -> Tensor:
+        # Keys that are not seen may stand behind the query, or nowhere.
+        distance_1TS = (query_T1 - key_TS).clamp(0, 2**24).unsqueeze(-3)
+        p_H11, a_H11 = self.log_p_H.exp()[:, None, None], self.log_a_H.exp()[:, None, None]
+        return -p_H11 * torch.log1p(a_H11 * distance_1TS)
 
 
 class Learned(Position):
@@ -78,8 +106,8 @@ class Learned(Position):
         table = torch.empty(geometry.max_seq_len, geometry.d_model).normal_(std=geometry.init_std)
         self.weight = declare(nn.Parameter(table), "embedding")
 
-    def embed(self, x_BTD: Tensor, positions_T: Tensor) -> Tensor:
-        return x_BTD + self.weight[positions_T]
+    def embed(self, x_BTD: Tensor, context: Context) -> Tensor:
+        return x_BTD + self.weight[context.position_T]
 
 
 class Sinusoidal(Position):
@@ -101,8 +129,8 @@ class Sinusoidal(Position):
         exponent = torch.arange(0, geometry.d_model, 2) / geometry.d_model
         self.register_buffer("frequencies", 10_000.0**-exponent, persistent=False)
 
-    def embed(self, x_BTD: Tensor, positions_T: Tensor) -> Tensor:
-        angles = positions_T.float()[..., None] * self.frequencies
+    def embed(self, x_BTD: Tensor, context: Context) -> Tensor:
+        angles = context.position_T.float()[..., None] * self.frequencies
         table_TD = torch.stack([angles.sin(), angles.cos()], -1).flatten(-2)
         return x_BTD + self.scale * math.sqrt(2) * table_TD.to(x_BTD.dtype)
 
@@ -123,12 +151,13 @@ class Rope(Position):
         exponent = torch.arange(0, geometry.head_dim, 2) / geometry.head_dim
         self.register_buffer("frequencies", base**-exponent, persistent=False)
 
-    def frequencies_for(self, positions_T: Tensor) -> Tensor:
+    def frequencies_for(self, position_T: Tensor) -> Tensor:
         """Radians a place for each pair of channels: (C/2,)."""
         return self.frequencies
 
-    def rotate(self, x_BHTC: Tensor, positions_T: Tensor) -> Tensor:
-        angles = positions_T.float()[..., None] * self.frequencies_for(positions_T)
+    def rotate(self, x_BHTC: Tensor, context: Context) -> Tensor:
+        position_T = context.position_T
+        angles = position_T.float()[..., None] * self.frequencies_for(position_T)
         cos, sin = angles.cos(), angles.sin()
         if self.magnitude != 1:
             cos, sin = self.magnitude * cos, self.magnitude * sin

@@ -55,10 +55,10 @@ class RopeDynamic(Rope):
         self.factor, self.head_dim = factor, geometry.head_dim
         self.length = original_max_seq_len or geometry.max_seq_len
 
-    def frequencies_for(self, positions_T: Tensor) -> Tensor:
-        n = (positions_T.max() + 1).clamp_min(self.length)
+    def frequencies_for(self, position_T: Tensor) -> Tensor:
+        n = (position_T.max() + 1).clamp_min(self.length)
         growth = self.factor * n / self.length - (self.factor - 1)
-        pairs = torch.arange(0, self.head_dim, 2, device=positions_T.device)
+        pairs = torch.arange(0, self.head_dim, 2, device=position_T.device)
         # (base · growth^{C/(C−2)})^{−2j/C}
         return self.frequencies * growth.float() ** (-pairs / (self.head_dim - 2))
 

@@ -3,7 +3,7 @@
 B batch, T time, D model width, V vocabulary, E experts, L layers
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -20,6 +20,7 @@ from llm.config.types import (
     PositiveInt,
     ProperFraction,
 )
+from llm.layers.context import Context
 from llm.layers.cross_entropy import IGNORED, chunk_terms, linear_cross_entropy, soft_capped
 from llm.layers.feed_forward import Activation, FeedForward, FeedForwardOutput, FeedForwardShape
 from llm.layers.linear import Linear
@@ -27,8 +28,7 @@ from llm.layers.noise import Dropout
 from llm.layers.norm import NORMS
 from llm.layers.roles import declare
 from llm.model.attention import Attention, AttentionShape, QKNorm
-from llm.model.cache import CacheShape, FullLayer, KVCache, RollingLayer
-from llm.model.places import Places
+from llm.model.cache import CacheShape, KVCache, LayerCache
 from llm.model.position import Geometry, Position
 from llm.model.scales import Init, Parametrization, Scales
 
@@ -58,7 +58,7 @@ class Block(nn.Module):
     def __init__(
         self,
         norm: Callable[[], nn.Module],
-        attention: Attention,
+        attention: nn.Module,
         feed_forward: nn.Module,
         dropout: float,
         post_norm: bool,
@@ -74,18 +74,18 @@ class Block(nn.Module):
     def forward(
         self,
         x_BTD: Tensor,
-        places: Places,
+        context: Context,
         position: Position,
-        cache: FullLayer | RollingLayer | None,
+        layer: LayerCache | None,
     ) -> FeedForwardOutput:
         if self.post_norm:
-            attended_BTD = self.attention(x_BTD, places, position, cache)
+            attended_BTD = self.attention(x_BTD, context, position, layer)
             x_BTD = self.attention_norm(x_BTD + self.dropout(attended_BTD))
-            fed = self.feed_forward(x_BTD, decoding=cache is not None)
+            fed = self.feed_forward(x_BTD, context)
             return fed._replace(y_BTD=self.feed_forward_norm(x_BTD + fed.y_BTD))
-        attended_BTD = self.attention(self.attention_norm(x_BTD), places, position, cache)
+        attended_BTD = self.attention(self.attention_norm(x_BTD), context, position, layer)
         x_BTD = x_BTD + self.dropout(attended_BTD)
-        fed = self.feed_forward(self.feed_forward_norm(x_BTD), decoding=cache is not None)
+        fed = self.feed_forward(self.feed_forward_norm(x_BTD), context)
         return fed._replace(y_BTD=x_BTD + fed.y_BTD)
 
 
@@ -97,6 +97,7 @@ class Transformer(nn.Module):
         feed_forward: makes the feed-forward part of a layer from its shape; dense or experts,
             the transformer does not know
         position: a `model/position` node
+        attention: a `model/attention` node, null for multi-head attention
         d_model, n_layers, n_heads, d_ff: the usual
         n_kv_heads: key-value heads, null for as many as `n_heads`
         head_dim: channels of a head, null for d_model / n_heads
@@ -146,6 +147,7 @@ class Transformer(nn.Module):
         tie_embeddings: bool,
         dropout: ProperFraction,
         init_std: PositiveFloat,
+        attention: Node | None = None,
         head_dim: PositiveInt | None = None,
         norm_position: Literal["pre", "post"] = "pre",
         window: PositiveInt | list[PositiveInt | None] | None = None,
@@ -169,23 +171,24 @@ class Transformer(nn.Module):
         if window == []:
             raise Refused("is empty; write null for no window", "window")
         self.d_model, self.max_seq_len, self.n_layers = d_model, max_seq_len, n_layers
-        self.n_kv_heads, self.head_dim = n_kv_heads, head_dim or d_model // n_heads
+        head_dim = head_dim or d_model // n_heads
         self.logit_softcap = logit_softcap
         scales = Scales(init, parametrization, init_std, n_layers, d_model / base_d_model)
         self.width_ratio, self.logit_scale = scales.width_ratio, scales.logit_scale
         pattern = window if isinstance(window, list) else [window]
+        make_attention: Any = attention or Attention
 
         def make_norm() -> nn.Module:
             return NORMS[norm](d_model, norm_eps, bias)
 
         def make_block(layer: int) -> Block:
             residual_std = scales.residual_std(layer)
-            attention = Attention(
+            attending = make_attention(
                 AttentionShape(
                     d_model,
                     n_heads,
                     n_kv_heads,
-                    self.head_dim,
+                    head_dim,
                     bias,
                     dropout,
                     scales.matrix_std,
@@ -194,7 +197,7 @@ class Transformer(nn.Module):
                     norm_eps,
                     pattern[layer % len(pattern)],
                     n_sinks,
-                    scales.attention_scale(self.head_dim),
+                    scales.attention_scale(head_dim),
                     attention_softcap,
                 )
             )
@@ -204,11 +207,11 @@ class Transformer(nn.Module):
                 d_model, width, activation, bias, dropout, scales.matrix_std, residual_std
             )
             part = feed_forward(shape) if chosen else FeedForward(shape)
-            return Block(make_norm, attention, part, dropout, norm_position == "post")
+            return Block(make_norm, attending, part, dropout, norm_position == "post")
 
         embedding = torch.empty(vocab_size, d_model).normal_(std=init_std)
         self.embedding = declare(nn.Parameter(embedding), "head" if tie_embeddings else "embedding")
-        geometry = Geometry(d_model, n_heads, self.head_dim, max_seq_len, init_std)
+        geometry = Geometry(d_model, n_heads, head_dim, max_seq_len, init_std)
         self.position: Position = position(geometry)  # type: ignore[operator]
         self.blocks = nn.ModuleList(make_block(layer) for layer in range(n_layers))
         self.final_norm = make_norm() if norm_position == "pre" else nn.Identity()
@@ -224,6 +227,8 @@ class Transformer(nn.Module):
         targets_BT: Tensor | None = None,
         *,
         document_ids_BT: Tensor | None = None,
+        real_BT: Tensor | None = None,
+        extras: Mapping[str, Tensor] | None = None,
         cache: KVCache | None = None,
         last_only: bool = False,
     ) -> Output:
@@ -234,6 +239,8 @@ class Transformer(nn.Module):
             targets_BT: next ids (B, T), −100 where the loss does not count
             document_ids_BT: positions attend only within runs of equal ids (B, T), and count from
                 the beginning of each
+            real_BT: False for padding (B, T), which no router, load or balance loss sees
+            extras: tensors by name for parts that look for them in their `Context`
             cache: keys and values of the tokens before these; it is appended to
             last_only: logits of the last position alone, (B, 1, V)
         """
@@ -245,21 +252,25 @@ class Transformer(nn.Module):
         longest = start + t - (cache.least_padding if cache is not None else 0)
         if limit is not None and longest > limit:
             raise ValueError(f"{longest} positions, and the model has {limit}")
-        padding_B = None
         if cache is not None:
             cache.expect(rows, t)
-            padding_B = cache.padding_B
-        places = Places.of(start, t, tokens_BT.device, document_ids_BT, padding_B)
+        context = Context.of(
+            tokens_BT,
+            document_ids_BT=document_ids_BT,
+            real_BT=real_BT,
+            cache=cache,
+            extras=extras,
+        )
         x_BTD = F.embedding(tokens_BT, self.embedding)
-        x_BTD = self.dropout(self.position.embed(x_BTD, places.positions))
+        x_BTD = self.dropout(self.position.embed(x_BTD, context))
         if cache is None:  # before the blocks, which may be computed again
             for attention in self._attentions():
-                attention.mask(places, self.position, rows)
+                attention.mask(context, self.position)
         aux: list[dict[str, Tensor]] = []
         router: list[dict[str, Tensor]] = []
         for layer, block in enumerate(self.blocks):
             layer_cache = cache.layers[layer] if cache is not None else None
-            fed = block(x_BTD, places, self.position, layer_cache)
+            fed = block(x_BTD, context, self.position, layer_cache)
             x_BTD = fed.y_BTD
             aux.append(fed.aux)
             router.append(fed.router)
@@ -302,17 +313,19 @@ class Transformer(nn.Module):
             max_len: places at most; None for no end, where every layer has a window
             padding: places before each row's text, None where there are none
         """
-        device, dtype = self.embedding.device, self.embedding.dtype
-        shape = CacheShape(batch_size, self.n_kv_heads, self.head_dim, device, dtype)
-        windows = [(attention.window, attention.n_sinks) for attention in self._attentions()]
-        return KVCache(shape, windows, max_len, padding)
+        shape = CacheShape(batch_size, self.embedding.device, self.embedding.dtype)
 
-    def keys_seen(self, seq_len: int) -> float:
+        def layers(padding_B: Tensor | None) -> list[LayerCache]:
+            return [a.cache(shape, max_len, padding_B) for a in self._attentions()]
+
+        return KVCache(shape, layers, max_len, padding)
+
+    def channels_met(self, seq_len: int) -> float:
         """Channels of keys that a query of a sequence meets, over all heads and layers, on average.
 
         Each costs two products forward (its score, its value) and four backward.
         """
-        return sum(a.n_heads * a.head_dim * a.keys_seen(seq_len) for a in self._attentions())
+        return sum(attention.channels_met(seq_len) for attention in self._attentions())
 
     def _attentions(self) -> list[Attention]:
         return [block.attention for block in self.blocks]  # type: ignore[misc]

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llm.model.places import NOWHERE, Places, mask
+from llm.layers.context import Context
+from llm.model.mask import NOWHERE, Bias, mask
 
 #: Windows below this share blocks of so many: many tiny products are slower than a few larger ones.
 LEAST_BLOCK = 64
@@ -20,7 +21,7 @@ def attend_in_blocks(
     q_BHTC: Tensor,
     k_BGTC: Tensor,
     v_BGTC: Tensor,
-    places: Places,
+    context: Context,
     window: int,
     n_sinks: int,
     mask_RHQS: Tensor,
@@ -34,13 +35,13 @@ def attend_in_blocks(
     documents. All blocks are one call of `attend`, as rows of its batch.
 
     Args:
-        places: of a call without cache
+        context: of a call without cache
         mask_RHQS: `block_mask`'s
         attend: (q, k, v, mask) to what is attended to
     Returns: (B, H, T, C)
     """
     batch, _, t, _ = q_BHTC.shape
-    begin_N1, size, _, sink_XNJ = _blocks(places, window, n_sinks)
+    begin_N1, size, _, sink_XNJ = _blocks(context, window, n_sinks)
     n = len(begin_N1)
     tail = n * size - t
 
@@ -62,18 +63,18 @@ def attend_in_blocks(
 
 
 def block_mask(
-    places: Places,
+    context: Context,
     batch: int,
     window: int,
     n_sinks: int,
-    slopes_H: Tensor | None,
+    bias: Bias,
     dtype: torch.dtype,
 ) -> Tensor:
     """What is added to the scores of the blocks, which all layers of a window share: (R, …, Q, S).
 
-    Args: as for `attend_in_blocks` and `llm.model.places.mask`
+    Args: as for `attend_in_blocks` and `llm.model.mask.mask`
     """
-    begin_N1, size, start_XT, sink_XNJ = _blocks(places, window, n_sinks)
+    begin_N1, size, start_XT, sink_XNJ = _blocks(context, window, n_sinks)
     reach_N1 = begin_N1 - size  # the first place of the block before
     query_NQ = begin_N1 + torch.arange(size, device=begin_N1.device)
     key_NS = reach_N1 + torch.arange(2 * size, device=begin_N1.device)
@@ -81,20 +82,20 @@ def block_mask(
     later_XNJ = sink_XNJ.where(sink_XNJ < reach_N1, NOWHERE)  # others are in the blocks
     key_XNS = torch.cat([key_NS.expand(sink_XNJ.shape[0], -1, -1), later_XNJ], 2)
     start_XNQ = None
-    if places.start_BT is not None:
+    if context.start_BT is not None:
         tail = query_NQ.numel() - start_XT.shape[1]
         start_XNQ = F.pad(start_XT, (0, tail)).unflatten(1, query_NQ.shape)
-    mask_XNHQS = mask(query_NQ, key_XNS, start_XNQ, window, n_sinks, slopes_H, dtype)
+    mask_XNHQS = mask(query_NQ, key_XNS, start_XNQ, window, n_sinks, bias, dtype)
     return mask_XNHQS.expand(batch, -1, -1, -1, -1).flatten(0, 1)
 
 
-def _blocks(places: Places, window: int, n_sinks: int) -> tuple[Tensor, int, Tensor, Tensor]:
+def _blocks(context: Context, window: int, n_sinks: int) -> tuple[Tensor, int, Tensor, Tensor]:
     """Where blocks begin (N, 1), their size, where texts do (X, T), and their sinks (X, N, J)."""
-    t, device = len(places.index_T), places.index_T.device
+    t, device = len(context.index_T), context.index_T.device
     size = max(window, LEAST_BLOCK)
-    start_XT = places.index_T.new_zeros(1, t)
-    if places.start_BT is not None:
-        start_XT = places.start_BT.expand(-1, t)
+    start_XT = context.index_T.new_zeros(1, t)
+    if context.start_BT is not None:
+        start_XT = context.start_BT.expand(-1, t)
     begin_N1 = torch.arange(0, t, size, device=device)[:, None]
     sink_XNJ = start_XT[:, (begin_N1 - size).clamp_min(0)] + torch.arange(n_sinks, device=device)
     return begin_N1, size, start_XT, sink_XNJ

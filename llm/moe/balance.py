@@ -57,11 +57,14 @@ class Balance(nn.Module):
         self.bias_E: Tensor | None
         self.register_buffer("bias_E", torch.zeros(n_experts) if self.step else None)
 
-    def forward(self, routing: Routing, load_BE: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self, routing: Routing, load_BE: Tensor, real_BT: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """The losses, not weighted, by their config keys.
 
         Args:
             load_BE: how many assignments of each sequence ask for each expert
+            real_BT: False for padding, which has no part in any of them
         """
         b = load_BE.shape[0]
         k = routing.experts_NK.shape[1]
@@ -71,20 +74,20 @@ class Balance(nn.Module):
 
         losses = {}
         if "balance_loss" in self.weights:
-            shares_BE = load_BE / load_BE.sum(-1, keepdim=True)
-            losses["balance_loss"] = switch_loss(shares_BE, rows(routing.probs_NE))
+            shares_BE = load_BE / load_BE.sum(-1, keepdim=True).clamp_min(1)
+            losses["balance_loss"] = switch_loss(shares_BE, rows(routing.probs_NE), real_BT)
         if "importance_loss" in self.weights:
             zeros_NE = torch.zeros_like(routing.probs_NE)
             gates_NE = zeros_NE.scatter(-1, routing.experts_NK, routing.weights_NK)
-            losses["importance_loss"] = cv_squared(rows(gates_NE).sum(1)).mean()
+            losses["importance_loss"] = _of_sequences(rows(gates_NE), real_BT)
         if "load_loss" in self.weights and routing.noisy_NE is not None:  # in training only
             assert routing.noise_std_NE is not None
             chance_NE = chance_of_choice(
                 routing.logits_NE, routing.noisy_NE, routing.noise_std_NE, k
             )
-            losses["load_loss"] = cv_squared(rows(chance_NE).sum(1)).mean()
+            losses["load_loss"] = _of_sequences(rows(chance_NE), real_BT)
         if "z_loss" in self.weights:
-            losses["z_loss"] = z_loss(routing.logits_NE)
+            losses["z_loss"] = z_loss(routing.logits_NE, real_BT)
         return losses
 
     def weighted(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -112,14 +115,15 @@ def after_step(model: nn.Module, load_LE: Tensor | None) -> None:
         layer.after_step(load_E)
 
 
-def count(experts_BTK: Tensor, n_experts: int) -> Tensor:
-    """Assignments of each expert in each sequence: (B, E) float32."""
+def count(experts_BTK: Tensor, n_experts: int, real_BT: Tensor | None = None) -> Tensor:
+    """Assignments of each expert in each sequence, those of padding left out: (B, E) float32."""
     b, t, _ = experts_BTK.shape
     zeros_BTE = torch.zeros(b, t, n_experts, device=experts_BTK.device)
-    return zeros_BTE.scatter(-1, experts_BTK, 1.0).sum(1)
+    chosen_BTE = zeros_BTE.scatter(-1, experts_BTK, 1.0)
+    return (chosen_BTE if real_BT is None else chosen_BTE * real_BT[..., None]).sum(1)
 
 
-def switch_loss(load_BE: Tensor, probs_BTE: Tensor) -> Tensor:
+def switch_loss(load_BE: Tensor, probs_BTE: Tensor, real_BT: Tensor | None = None) -> Tensor:
     """E · Σ f_i P_i, which is 1 at perfect balance for every K (Fedus et al. 2021, equation 4).
 
     f_i is expert i's share of the assignments, before capacity drops any, and is not
@@ -130,7 +134,25 @@ def switch_loss(load_BE: Tensor, probs_BTE: Tensor) -> Tensor:
         load_BE: shares of the T·K assignments of each sequence, which sum to 1
         probs_BTE: over all experts
     """
-    return load_BE.shape[-1] * (load_BE.detach() * probs_BTE.mean(1)).sum(-1).mean()
+    if real_BT is None:
+        mean_BE = probs_BTE.mean(1)
+    else:
+        real_BT1 = real_BT[..., None]
+        mean_BE = (probs_BTE * real_BT1).sum(1) / real_BT1.sum(1).clamp_min(1)
+    loss_B = (load_BE.detach() * mean_BE).sum(-1)
+    return load_BE.shape[-1] * _mean(loss_B, None if real_BT is None else real_BT.any(1))
+
+
+def _of_sequences(x_BTE: Tensor, real_BT: Tensor | None) -> Tensor:
+    """The mean over sequences of the CV² of their sums over tokens."""
+    if real_BT is None:
+        return cv_squared(x_BTE.sum(1)).mean()
+    return _mean(cv_squared((x_BTE * real_BT[..., None]).sum(1)), real_BT.any(1))
+
+
+def _mean(x: Tensor, real: Tensor | None) -> Tensor:
+    """The mean of x, or of those of its elements that are real."""
+    return x.mean() if real is None else (x * real).sum() / real.sum().clamp_min(1)
 
 
 def cv_squared(x_BE: Tensor) -> Tensor:
@@ -154,6 +176,7 @@ def chance_of_choice(logits_NE: Tensor, noisy_NE: Tensor, std_NE: Tensor, top_k:
     return torch.special.ndtr((logits_NE - threshold_NE) / std_NE)
 
 
-def z_loss(logits_NE: Tensor) -> Tensor:
+def z_loss(logits_NE: Tensor, real_BT: Tensor | None = None) -> Tensor:
     """mean of logsumexp(z)² (ST-MoE, Zoph et al. 2022, equation 5)."""
-    return logits_NE.logsumexp(-1).square().mean()
+    real_N = None if real_BT is None else real_BT.flatten()
+    return _mean(logits_NE.logsumexp(-1).square(), real_N)

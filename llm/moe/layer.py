@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from llm.config.errors import Refused
 from llm.config.schema import Node
 from llm.config.types import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from llm.layers.context import Context
 from llm.layers.feed_forward import FeedForward, FeedForwardOutput, FeedForwardShape
 from llm.layers.noise import Dropout
 from llm.moe.balance import Balance, count
-from llm.moe.choice import by_experts, capacity, within_capacity
+from llm.moe.choice import by_experts, within_capacity
 from llm.moe.dispatch import gather, plan, scatter
 from llm.moe.experts import Experts
 from llm.moe.router import Routing
@@ -126,12 +127,13 @@ class MoE(nn.Module):
                 if wrong:
                     raise Refused("has no meaning where experts choose their tokens", key)
 
-    def forward(self, x_BTD: Tensor, decoding: bool = False) -> FeedForwardOutput:
+    def forward(self, x_BTD: Tensor, context: Context | None = None) -> FeedForwardOutput:
         b, t, _ = x_BTD.shape
-        x_ND = x_BTD.flatten(0, 1)
-        bias_E = self.balance.bias_E
-        routing = self.router(x_ND) if bias_E is None else self.router(x_ND, bias_E)
-        experts_NK, weights_NK, kept_NK, rows = self._choose(routing, b, t, decoding)
+        if context is None:  # the layer by itself: whole texts, whose ids nobody asks for
+            context = Context.of(x_BTD.new_zeros(b, t, dtype=torch.int64))
+        x_ND, decoding, real_BT = x_BTD.flatten(0, 1), context.cache is not None, context.real_BT
+        routing = self.router(x_ND, context.tokens_BT.flatten(), self.balance.bias_E)
+        experts_NK, weights_NK, kept_NK, rows = self._choose(routing, b, t, decoding, real_BT)
         if len(x_ND) == 1 and decoding and not torch.is_grad_enabled():
             y_ND = self.experts.of_one(x_ND, experts_NK, weights_NK)
         else:
@@ -146,14 +148,15 @@ class MoE(nn.Module):
             return FeedForwardOutput(y_BTD, {}, {})
         chosen_NK = experts_NK if kept_NK is None else experts_NK.masked_fill(~kept_NK, -1)
         # What tokens ask for, before capacity drops or moves any.
-        load_BE = count(routing.experts_NK.view(b, t, -1), self.n_experts)
-        losses = self.balance(routing, load_BE)
+        load_BE = count(routing.experts_NK.view(b, t, -1), self.n_experts, real_BT)
+        losses = self.balance(routing, load_BE, real_BT)
         taken_E = load_BE.sum(0)
         if self.choice == "expert" and kept_NK is not None:
             # What experts take; dropped is then a token that none of them took.
             taken_E, kept_NK = kept_NK.sum(0), kept_NK.any(-1)
+        real_N = None if real_BT is None else real_BT.flatten()
         statistics = {
-            **_statistics(routing, taken_E, kept_NK),
+            **_statistics(routing, taken_E, kept_NK, real_N),
             **{name: loss.detach() for name, loss in losses.items()},
         }
         if not self.training:  # for whoever examines the model
@@ -161,29 +164,29 @@ class MoE(nn.Module):
         return FeedForwardOutput(y_BTD, self.balance.weighted(losses), statistics)
 
     def _choose(
-        self, routing: Routing, b: int, t: int, decoding: bool
+        self, routing: Routing, b: int, t: int, decoding: bool, real_BT: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor | None, int | None]:
         """Experts and weights (N, K), which are kept (N, K), and how many rows that makes."""
         experts_NK, weights_NK = routing.experts_NK, routing.weights_NK
         if self.choice == "expert":
             # Every token offers itself to every expert: K = E, and most assignments are dropped.
             assert routing.gates_NE is not None
-            limit = capacity(1.0, t, self.top_k, self.n_experts)
-            gates_BTE = routing.gates_NE.view(b, t, -1)
-            kept_NE = by_experts(gates_BTE.detach(), limit).flatten(0, 1)
+            gates_BTE = routing.gates_NE.detach().view(b, t, -1)
+            kept_BTE, limit = by_experts(gates_BTE, self.top_k, self.n_experts, real_BT)
+            kept_NE = kept_BTE.flatten(0, 1)
             experts_NE = torch.arange(self.n_experts, device=kept_NE.device).expand_as(kept_NE)
             weights_NE = self.router.weigh(routing.gates_NE, experts_NE)
             return experts_NE, weights_NE, kept_NE, b * self.n_experts * limit
         factor = self.capacity_factor if self.training else self.eval_capacity_factor
         if factor is None or decoding:
-            return experts_NK, weights_NK, None, None
-        limit = capacity(factor, t, self.top_k, self.n_experts)
+            kept_NK = None if real_BT is None else real_BT.reshape(-1, 1).expand_as(experts_NK)
+            return experts_NK, weights_NK, kept_NK, None
         candidates_NJ = experts_NK
         if self.overflow == "next":
             assert routing.ranked_NE is not None
             candidates_NJ = routing.ranked_NE.topk(self.top_k + 1, dim=-1).indices
         experts_BTK, kept_BTK = within_capacity(
-            candidates_NJ.view(b, t, -1), self.top_k, self.n_experts, limit
+            candidates_NJ.view(b, t, -1), self.top_k, self.n_experts, factor, real_BT
         )
         experts_NK = experts_BTK.flatten(0, 1)
         if self.overflow == "next":
@@ -192,14 +195,22 @@ class MoE(nn.Module):
 
 
 @torch.no_grad()
-def _statistics(routing: Routing, taken_E: Tensor, kept_NK: Tensor | None) -> dict[str, Tensor]:
-    """What this layer's router did: load as a share, entropy in nats, confidence, share dropped."""
+def _statistics(
+    routing: Routing, taken_E: Tensor, kept_NK: Tensor | None, real_N: Tensor | None
+) -> dict[str, Tensor]:
+    """What this layer's router did with the tokens that are no padding: load as a share, entropy in
+    nats, confidence, share dropped."""
     probs_NE = routing.probs_NE
+    dropped = probs_NE.new_zeros(())
+    if real_N is not None:
+        probs_NE = probs_NE[real_N]
+    if kept_NK is not None:
+        dropped = 1 - (kept_NK if real_N is None else kept_NK[real_N]).float().mean()
     return {
         "load_E": taken_E / taken_E.sum(),
         "entropy": -(probs_NE * probs_NE.clamp_min(1e-20).log()).sum(-1).mean(),
         "confidence": probs_NE.amax(-1).mean(),
-        "dropped": probs_NE.new_zeros(()) if kept_NK is None else 1 - kept_NK.float().mean(),
+        "dropped": dropped,
     }
 
 

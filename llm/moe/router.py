@@ -88,10 +88,13 @@ class TopKRouter(nn.Module):
             self.noise_weight_ED = declare(nn.Parameter(zeros_ED), "router")
         self.draws = Noise()
 
-    def forward(self, x_ND: Tensor, bias_E: Tensor | None = None) -> Routing:
+    def forward(
+        self, x_ND: Tensor, tokens_N: Tensor | None = None, bias_E: Tensor | None = None
+    ) -> Routing:
         """Route N tokens.
 
         Args:
+            tokens_N: their ids, of which this router makes no use
             bias_E: added to the scores for the choice and not for the weights (Wang et al. 2024)
         """
         device = x_ND.device.type

@@ -30,7 +30,7 @@ class Uniform(nn.Module):
         self.weight_ED = declare(nn.Parameter(torch.randn(n_experts, d_model) * scale), "router")
         self.top_k = top_k
 
-    def forward(self, x_ND):
+    def forward(self, x_ND, tokens_N, bias_E=None):
         logits_NE = x_ND.float() @ self.weight_ED.T
         probs_NE = logits_NE.softmax(-1)
         weights_NK, experts_NK = probs_NE.topk(self.top_k)
@@ -42,8 +42,8 @@ class Ramp(Position):
         super().__init__(geometry)
         self.slope = slope
 
-    def embed(self, x_BTD, positions_T):
-        return x_BTD + self.slope * positions_T[:, None]
+    def embed(self, x_BTD, context):
+        return x_BTD + self.slope * context.position_T[:, None]
 
 
 class Counting:

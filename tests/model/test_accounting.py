@@ -12,7 +12,7 @@ from llm.config.choices import Choices, conf_folder
 from llm.layers.feed_forward import FeedForward
 from llm.model import attention as attention_module
 from llm.model.accounting import account
-from llm.model.places import mask
+from llm.model.mask import mask
 from llm.moe import experts as experts_module
 from tests.toy_models import FEED_FORWARDS, POSITIONS, STYLES, experts, tokens, transformer
 
@@ -32,10 +32,14 @@ def explicit_attention(
     return (scores + attn_mask).softmax(-1) @ v
 
 
-def whole_square(q, k, v, places, window, n_sinks, mask_of_blocks, attend):
+def no_bias(query, key):
+    return None
+
+
+def whole_square(q, k, v, context, window, n_sinks, mask_of_blocks, attend):
     """A window as a mask on all pairs."""
-    index = places.index_T[None]
-    return attend(q, k, v, mask(index, index, places.start_BT, window, n_sinks, None, q.dtype))
+    index, start = context.index_T[None], context.start_BT
+    return attend(q, k, v, mask(index, index, start, window, n_sinks, no_bias, q.dtype))
 
 
 CHOICES = Choices()
@@ -86,7 +90,7 @@ def test_operations_are_those_that_pytorch_counts(monkeypatch, name, moe, change
     with FlopCounterMode(display=False) as counter:
         model(ids, ids).loss_sum.backward()
     attentions = [block.attention for block in model.blocks]
-    unseen = sum(12 * a.n_heads * a.head_dim * (T - a.keys_seen(T)) for a in attentions)
+    unseen = sum(12 * (a.n_heads * a.head_dim * T - a.channels_met(T)) for a in attentions)
     measured = counter.get_total_flops() / (rows * T) - unseen
     assert account(model, T).flops_per_token == pytest.approx(measured, rel=0.01)
 
@@ -109,13 +113,15 @@ def test_configs_of_runs_from_before_a_key_build_as_they_did():
 @pytest.mark.parametrize(
     ("window", "n_sinks"), [(None, 0), (1, 0), (8, 0), (8, 3), (3, 20), (99, 2)]
 )
-def test_keys_seen_are_those_that_a_mask_lets_through(window, n_sinks, length):
+def test_channels_met_are_those_of_keys_that_a_mask_lets_through(window, n_sinks, length):
     """On average over the queries, each seeing itself as half of a key: T/2 without a window."""
     model = transformer(window=window, n_sinks=n_sinks, n_layers=1)
     index = torch.arange(length)
-    added = mask(index, index, None, window, n_sinks, None, torch.float32)
+    added = mask(index, index, None, window, n_sinks, no_bias, torch.float32)
     seen = added.isfinite().sum().item() / length - 0.5
-    assert model.blocks[0].attention.keys_seen(length) == pytest.approx(seen)
+    attention = model.blocks[0].attention
+    heads = attention.n_heads * attention.head_dim
+    assert attention.channels_met(length) == pytest.approx(heads * seen)
     if window is None:
         assert seen == length / 2
 
@@ -130,7 +136,8 @@ def test_parameters_by_formula(moe, position, style):
     norm = 2 * D if gpt2 else D
     attention = 4 * D * D + (4 * D if gpt2 else 0) + (2 * D // 4 if style == "qwen3" else 0)
     router = 0 if moe == "dense" else n_experts * D
-    rest = V * D * (2 if style == "llama" else 1) + (T * D if position == "learned" else 0) + norm
+    of_position = {"learned": T * D, "kerple": 2 * 4}.get(position, 0)
+    rest = V * D * (2 if style == "llama" else 1) + of_position + norm
     block = attention + 2 * norm + router
     costs = account(transformer(moe, position, style, **SIZE), T)
     assert costs.params_total == rest + L * (block + n_experts * inner)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from llm.config.errors import Refused
+from llm.layers.context import Context
 from llm.model.position import Alibi, Geometry, Learned, Position, Rope, Sinusoidal
 
 GEOMETRY = Geometry(d_model=12, n_heads=2, head_dim=6, max_seq_len=20, init_std=0.02)
@@ -15,6 +16,11 @@ def heads(seed: int = 0, length: int = 9):
     return torch.randn(2, 3, length, 6, generator=torch.Generator().manual_seed(seed))
 
 
+def at(places) -> Context:
+    """A context of tokens that stand at these places of their texts."""
+    return Context(torch.zeros(1, len(places)), places, places)
+
+
 @pytest.mark.parametrize("base", [10_000.0, 500.0])
 def test_rope_turns_complex_numbers(base):
     """(x_j + i x_{j+C/2}) · exp(i · pos · base^{−2j/C})"""
@@ -22,7 +28,7 @@ def test_rope_turns_complex_numbers(base):
     angles = torch.outer(places.double(), base ** (-torch.arange(3).double() / 3))
     turned = torch.complex(x[..., :3].double(), x[..., 3:].double()) * torch.exp(1j * angles)
     expected = torch.cat([turned.real, turned.imag], -1).float()
-    mine = Rope(GEOMETRY, base=base).rotate(x, places)
+    mine = Rope(GEOMETRY, base=base).rotate(x, at(places))
     torch.testing.assert_close(mine, expected, atol=1e-3, rtol=0)
     torch.testing.assert_close(mine[..., :7, :], expected[..., :7, :])
 
@@ -32,19 +38,19 @@ def test_rope_scores_depend_on_the_distance_alone():
 
     def scores(start: int):
         places = torch.arange(start, start + 9)
-        return rope.rotate(q, places) @ rope.rotate(k, places).transpose(2, 3)
+        return rope.rotate(q, at(places)) @ rope.rotate(k, at(places)).transpose(2, 3)
 
     torch.testing.assert_close(scores(0), scores(100), atol=1e-4, rtol=1e-4)
     assert (scores(0) - q @ k.transpose(2, 3)).abs().max() > 0.1
 
 
 def test_rope_leaves_values_of_bfloat16_in_it():
-    assert Rope(GEOMETRY).rotate(heads().bfloat16(), torch.arange(9)).dtype is torch.bfloat16
+    assert Rope(GEOMETRY).rotate(heads().bfloat16(), at(torch.arange(9))).dtype is torch.bfloat16
 
 
 def test_sinusoidal_table():
     x, places = torch.zeros(1, 3, 12), torch.tensor([0, 1, 17])
-    y = Sinusoidal(GEOMETRY).embed(x, places)[0]
+    y = Sinusoidal(GEOMETRY).embed(x, at(places))[0]
     for row, pos in enumerate(places.tolist()):
         for i in range(6):
             angle = pos / 10_000 ** (2 * i / 12)
@@ -58,7 +64,7 @@ def test_sinusoidal_table():
 def test_sinusoidal_positions_weigh_as_much_as_the_tokens():
     """So they drown no token (a table of RMS 0.7 on embeddings of 0.02 would), nor drown in it."""
     places = torch.arange(1000)
-    table = Sinusoidal(GEOMETRY).embed(torch.zeros(1, 1000, 12), places)
+    table = Sinusoidal(GEOMETRY).embed(torch.zeros(1, 1000, 12), at(places))
     learned = Learned(Geometry(64, 2, 32, 1000, 0.02)).weight.detach()
     assert table.square().mean().sqrt() == pytest.approx(0.02, rel=1e-3)
     assert learned.square().mean().sqrt() == pytest.approx(0.02, rel=0.02)
@@ -67,14 +73,15 @@ def test_sinusoidal_positions_weigh_as_much_as_the_tokens():
 def test_learned_adds_its_vector():
     learned = Learned(GEOMETRY)
     assert learned.limit == 20
-    y = learned.embed(torch.ones(2, 2, 12), torch.tensor([3, 7]))
+    y = learned.embed(torch.ones(2, 2, 12), at(torch.tensor([3, 7])))
     torch.testing.assert_close(y[1], 1 + learned.weight[[3, 7]])
 
 
 @pytest.mark.parametrize("n_heads", [1, 6, 8])
 def test_alibi_slopes(n_heads):
     """2^{−8i/H}: for 8 heads 1/2, 1/4 … 1/256, as the paper has it."""
-    slopes = Alibi(Geometry(12, n_heads, 6, 20, 0.02)).slopes()
+    alibi = Alibi(Geometry(12, n_heads, 6, 20, 0.02))
+    slopes = -alibi.bias(torch.tensor([[1]]), torch.tensor([[0]])).flatten()
     assert slopes.tolist() == pytest.approx([2 ** (-8 * (i + 1) / n_heads) for i in range(n_heads)])
 
 
@@ -85,17 +92,17 @@ def test_rows_may_stand_at_places_of_their_own(kind):
     places = torch.stack([torch.arange(9), torch.tensor([0, 1, 2, 0, 1, 0, 1, 2, 3])])
     for row in range(2):
         torch.testing.assert_close(
-            position.embed(x, places)[row], position.embed(x, places[row])[row]
+            position.embed(x, at(places))[row], position.embed(x, at(places[row]))[row]
         )
         torch.testing.assert_close(
-            position.rotate(h, places)[row], position.rotate(h, places[row])[row]
+            position.rotate(h, at(places))[row], position.rotate(h, at(places[row]))[row]
         )
 
 
 def test_what_does_not_turn_leaves_queries_alone():
     for kind in (Position, Learned, Sinusoidal):
         x = heads()
-        assert kind(GEOMETRY).rotate(x, torch.arange(9)) is x
+        assert kind(GEOMETRY).rotate(x, at(torch.arange(9))) is x
 
 
 def test_odd_widths_are_refused():

@@ -1,5 +1,7 @@
 """What holds of every model that the keys can describe, whatever goes together."""
 
+from dataclasses import replace
+
 import hypothesis.strategies as st
 import pytest
 import torch
@@ -86,7 +88,8 @@ def test_causality_rows_documents_and_cache(facts, length, data):
 
 @settings(max_examples=10, derandomize=True)
 @given(
-    MODELS.filter(lambda facts: facts["position"] in ("none", "rope", "alibi")), st.integers(1, 90)
+    MODELS.filter(lambda facts: facts["position"] in ("none", "rope", "alibi", "kerple")),
+    st.integers(1, 90),
 )
 @torch.no_grad()
 def test_a_text_reads_the_same_wherever_it_stands(facts, shift):
@@ -95,5 +98,9 @@ def test_a_text_reads_the_same_wherever_it_stands(facts, shift):
     ids = tokens(2, LONGEST)
     here = model(ids).logits_BTV
     rotate = model.position.rotate
-    model.position.rotate = lambda x, places: rotate(x, places + shift)
+
+    def moved(x, context):
+        return rotate(x, replace(context, position_T=context.position_T + shift))
+
+    model.position.rotate = moved
     close(model(ids).logits_BTV, here)

@@ -8,7 +8,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from llm.config.errors import Refused
 from llm.model.position import Geometry, Rope
 from llm.model.rope_scaling import RopeDynamic, RopeLinear, RopeLlama3, RopeYarn
-from tests.toy_models import tokens, transformer
+from tests.toy_models import context_of, tokens, transformer
 
 LENGTH = 128  # before scaling
 
@@ -74,7 +74,7 @@ def test_yarn_turns_and_lengthens():
     geometry = Geometry(32, 2, 16, 64, 0.02)
     x = torch.randn(1, 2, 1, 16)
     yarn = RopeYarn(geometry, base=1e4, factor=8.0)
-    turned = yarn.rotate(x, torch.zeros(1))
+    turned = yarn.rotate(x, context_of(x[:, 0]))
     torch.testing.assert_close(turned, x * (0.1 * torch.tensor(8.0).log() + 1))
 
 

@@ -7,8 +7,7 @@ from torch import nn
 
 from llm.config.errors import Refused
 from llm.layers.noise import Dropout
-from llm.model.places import Places
-from tests.toy_models import STYLES, VOCAB, randomised, tokens, transformer
+from tests.toy_models import STYLES, VOCAB, context_of, randomised, tokens, transformer
 
 D, HEADS, FF = 16, 4, 24
 
@@ -94,12 +93,11 @@ def test_normalised_queries_and_keys_by_hand():
     """Each head's own RMS norm, before positions turn it, on queries and keys and not on values."""
     model = randomised(transformer(position="rope", style="qwen3", n_kv_heads=2))
     attention, x = model.blocks[0].attention, torch.randn(2, 7, D)
-    places = torch.arange(7)
 
     def normed(linear, norm, heads):
         value = (x @ linear.weight.T).unflatten(2, (heads, D // HEADS)).transpose(1, 2)
         value = value / (value.square().mean(-1, keepdim=True) + 1e-5).sqrt() * norm.gain
-        return model.position.rotate(value, places)
+        return model.position.rotate(value, context_of(x))
 
     q = normed(attention.query, attention.query_norm, HEADS)
     k = normed(attention.key, attention.key_norm, 2).repeat_interleave(2, 1)
@@ -108,12 +106,12 @@ def test_normalised_queries_and_keys_by_hand():
     future = torch.ones(7, 7, dtype=torch.bool).triu(1)
     y = scores.masked_fill(future, -torch.inf).softmax(-1) @ v.repeat_interleave(2, 1)
     expected = y.transpose(1, 2).flatten(2) @ attention.out.weight.T
-    mine = attention(x, Places.of(0, 7, x.device), model.position)
+    mine = attention(x, context_of(x), model.position)
     torch.testing.assert_close(mine, expected, atol=1e-5, rtol=1e-4)
     # so the size of what comes in does not matter
     attention.query.weight.data *= 100
     torch.testing.assert_close(
-        attention(x, Places.of(0, 7, x.device), model.position), expected, atol=1e-3, rtol=1e-3
+        attention(x, context_of(x), model.position), expected, atol=1e-3, rtol=1e-3
     )
 
 
@@ -237,7 +235,7 @@ def test_queries_and_keys_normalised_over_the_whole_projection():
     q, k = normed(attention.query, attention.query_norm), normed(attention.key, attention.key_norm)
     v = (x @ attention.value.weight.T).unflatten(2, (HEADS, D // HEADS)).transpose(1, 2)
     y = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
-    mine = attention(x, Places.of(0, 7, x.device), model.position)
+    mine = attention(x, context_of(x), model.position)
     torch.testing.assert_close(mine, y @ attention.out.weight.T, atol=1e-5, rtol=1e-4)
 
 

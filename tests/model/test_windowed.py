@@ -7,9 +7,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from llm.model import attention as attention_module
 from llm.model import windowed
 from llm.model.attention import Attention, AttentionShape
-from llm.model.places import Places
 from llm.model.position import Alibi, Geometry, Position
-from tests.toy_models import randomised, tokens, transformer
+from tests.toy_models import context_of, randomised, tokens, transformer
 
 D, HEADS, KV, C = 12, 4, 2, 6
 GEOMETRY = Geometry(D, HEADS, C, 100, 0.02)
@@ -22,7 +21,7 @@ def attention(**changes) -> Attention:
     return randomised(Attention(shape)).double()
 
 
-def pair_by_pair(module: Attention, x, documents, slopes):
+def pair_by_pair(module: Attention, x, documents, position):
     """Softmax over all pairs, of which a loop says one at a time whether they count."""
     shape = module.shape
     batch, length, _ = x.shape
@@ -42,9 +41,9 @@ def pair_by_pair(module: Attention, x, documents, slopes):
     scores = heads(module.query, HEADS) @ heads(module.key, KV).mT * (shape.scale or C**-0.5)
     if shape.softcap:
         scores = shape.softcap * torch.tanh(scores / shape.softcap)
-    if slopes is not None:
-        distance = torch.arange(length)[:, None] - torch.arange(length)
-        scores = scores - slopes[:, None, None] * distance
+    place_T = torch.arange(length)
+    bias = position.bias(place_T[:, None], place_T[None, :])
+    scores = scores if bias is None else scores + bias
     weights = scores.masked_fill(~seen, -torch.inf).softmax(-1)
     y = (weights @ heads(module.value, KV)).transpose(1, 2).flatten(2)
     return y @ module.out.weight.T + module.out.bias
@@ -71,8 +70,8 @@ def test_values_and_gradients_are_those_of_single_pairs(
     position = (Alibi if "alibi" in kind else Position)(GEOMETRY)
     x = torch.randn(2, 23, D, generator=torch.Generator().manual_seed(1)).double().requires_grad_()
     ids = None if DOCUMENTS[documents] is None else torch.tensor(DOCUMENTS[documents])
-    mine = module(x, Places.of(0, 23, x.device, ids), position)
-    expected = pair_by_pair(module, x, ids, position.slopes())
+    mine = module(x, context_of(x, ids), position)
+    expected = pair_by_pair(module, x, ids, position)
     torch.testing.assert_close(mine, expected)
     weights = torch.randn(mine.shape, generator=torch.Generator().manual_seed(2)).double()
     wanted = [x, *module.parameters()]
@@ -139,7 +138,7 @@ def test_no_tensor_grows_with_the_square_of_the_length(kind):
                 with torch.inference_mode():
                     model(tokens(1, length), cache=model.cache(1, None), last_only=True)
             else:
-                module(x, Places.of(0, length, x.device, ids), position).sum().backward()
+                module(x, context_of(x, ids), position).sum().backward()
         sizes.append(seen.numbers)
     assert sizes[2] <= 2.05 * sizes[1] <= 4.2 * sizes[0]
 
@@ -157,7 +156,7 @@ def test_dropout_in_blocks_is_dropout_of_weights():
     module = attention(window=4)
     module.dropout.p = 0.5
     x = torch.randn(1, 100, D).double()
-    places = Places.of(0, 100, x.device)
+    places = context_of(x)
     torch.manual_seed(0)
     draws = torch.stack([module(x, places, Position(GEOMETRY)) for _ in range(100)])
     module.eval()

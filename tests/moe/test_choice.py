@@ -1,12 +1,14 @@
 """Capacity and choice by the experts: who is served, in what order, and who must never matter."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from scipy import stats
 
 from llm.config.errors import Refused
 from llm.moe.choice import by_experts, capacity, within_capacity
-from tests.toy_models import experts, randomised, shape
+from tests.toy_models import context_of, experts, randomised, shape
 
 
 def one_by_one(ranked: torch.Tensor, top_k: int, n_experts: int, limit: int):
@@ -34,7 +36,7 @@ def test_tokens_are_served_as_if_they_came_one_after_another(top_k, more, factor
     limit = capacity(factor, 20, top_k, 5)
     for seed in range(5):
         ranked = rankings(3, 20, 5, top_k + more, seed)
-        chosen, kept = within_capacity(ranked, top_k, 5, limit)
+        chosen, kept = within_capacity(ranked, top_k, 5, factor)
         mine = [
             {e for e, k in zip(es, ks, strict=True) if k}
             for es, ks in zip(
@@ -73,7 +75,7 @@ def test_measured_drops_are_those_of_the_binomial(top_k):
     ranked = torch.rand(b, t, n, generator=generator).topk(top_k).indices
     for factor in (1.0, 1.25, 2.0):
         limit = capacity(factor, t, top_k, n)
-        _, kept = within_capacity(ranked, top_k, n, limit)
+        _, kept = within_capacity(ranked, top_k, n, factor)
         x = torch.arange(t + 1)
         chance = torch.tensor(stats.binom.pmf(x.numpy(), t, top_k / n))
         expected = ((x - limit).clamp_min(0) * chance).sum().item() / (t * top_k / n)
@@ -119,11 +121,11 @@ def test_expert_choice_is_not_causal_and_says_so():
 
 def test_experts_take_their_best():
     scores = torch.rand(2, 9, 3, generator=torch.Generator().manual_seed(0))
-    taken = by_experts(scores, 4)
-    assert (taken.sum(1) == 4).all()
+    taken, limit = by_experts(scores, 1, 3)
+    assert limit == 3 and (taken.sum(1) == 3).all()
     for b, e in [(0, 0), (1, 2)]:
         assert taken[b, :, e].nonzero().flatten().tolist() == sorted(
-            scores[b, :, e].argsort(descending=True)[:4].tolist()
+            scores[b, :, e].argsort(descending=True)[:3].tolist()
         )
 
 
@@ -175,7 +177,8 @@ def test_evaluation_has_its_own_factor_and_a_cache_none():
     x = torch.ones(1, 8, 16)
     assert layer(x).router["dropped"] == pytest.approx(7 / 8)
     assert layer.eval()(x).router["dropped"] == pytest.approx(6 / 8)
-    assert layer(x, decoding=True).y_BTD.abs().amin(-1).min() > 0
+    behind = replace(context_of(x), cache=object())
+    assert layer(x, behind).y_BTD.abs().amin(-1).min() > 0
 
 
 @pytest.mark.parametrize(

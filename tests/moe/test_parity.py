@@ -103,7 +103,7 @@ def test_deepseek_v3_router(renormalize, scale):
         theirs.e_score_correction_bias.copy_(bias_E)
     x = inputs().flatten(0, 1)
     logits, weights, chosen = theirs(x)
-    routing = mine(x, bias_E)
+    routing = mine(x, bias_E=bias_E)
     torch.testing.assert_close(routing.logits_NE, logits)
     dense = [torch.zeros(len(x), E).scatter(1, *pair) for pair in (
         (chosen, weights), (routing.experts_NK, routing.weights_NK)

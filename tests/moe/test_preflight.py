@@ -22,7 +22,7 @@ class Altered(TopKRouter):
         )
         self.alter = alter
 
-    def forward(self, x_ND):
+    def forward(self, x_ND, tokens_N, bias_E=None):
         return self.alter(self, super().forward(x_ND), x_ND)
 
 
@@ -178,7 +178,7 @@ def test_weights_made_from_scores_for_another_choice_than_the_routers():
                 super().__init__()
                 self.inner = inner
 
-            def forward(self, x_ND):
+            def forward(self, x_ND, tokens_N, bias_E=None):
                 routing = self.inner(x_ND)
                 other_NK = (routing.experts_NK + 1) % 4
                 weights_NK = routing.probs_NE.gather(1, other_NK)

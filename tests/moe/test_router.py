@@ -98,7 +98,7 @@ def test_the_gradient_is_that_of_the_softmax():
 def test_a_bias_moves_the_choice_and_not_the_weights(scores):
     layer, x = make(top_k=2, renormalize=False, scores=scores), inputs()
     bias = torch.tensor([0.0, 0.0, 100.0, 0.0, 0.0])
-    routing = layer(x, bias)
+    routing = layer(x, bias_E=bias)
     assert (routing.experts_NK[:, 0] == 2).all()
     gates = {"softmax": layer(x).probs_NE, "sigmoid": layer(x).logits_NE.sigmoid()}
     if scores in gates:
