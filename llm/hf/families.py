@@ -25,6 +25,7 @@ _PLAIN: dict[str, Any] = {
 
 _SHARED: dict[str, Any] = {
     "model._target_": "llm.model.transformer.Transformer",
+    "model.attention._target_": "llm.model.attention.Attention",
     "model.norm_position": "pre",
     "model.n_sinks": 0,
     "model.attention_softcap": None,

@@ -116,6 +116,8 @@ def canonical(config: Mapping[str, Any]) -> Flat:
     What `null` stands for is filled in, and what has no effect is neutral.
     """
     flat = dict(leaves({"model": config["model"], "moe": config["moe"]}, ""))
+    if flat.pop("model.attention", None) is None:
+        flat.setdefault("model.attention._target_", "llm.model.attention.Attention")
     width, heads = flat["model.d_model"], flat["model.n_heads"]
     flat["model.n_kv_heads"] = flat["model.n_kv_heads"] or heads
     if width % heads == 0 and flat["model.head_dim"] == width // heads:

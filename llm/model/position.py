@@ -85,10 +85,9 @@ class Kerple(Position):
 
     def __init__(self, geometry: Geometry):
         super().__init__(geometry)
-        uniform_2H = torch.rand(2, geometry.n_heads).clamp_min(0.01)
-        p_H, a_H = 2 * uniform_2H[0], uniform_2H[1]
-        self.log_p_H = declare(nn.Parameter(p_H.log()), "gain")
-        self.log_a_H = declare(nn.Parameter(a_H.log()), "gain")
+        p_H, a_H = (torch.empty(geometry.n_heads).uniform_(0.01, most) for most in (2.0, 1.0))
+        self.log_p_H = declare(nn.Parameter(p_H.log_()), "gain")
+        self.log_a_H = declare(nn.Parameter(a_H.log_()), "gain")
 
     def bias(self, query_T1: Tensor, key_TS: Tensor) -> Tensor:
         # Keys that are not seen may stand behind the query, or nowhere.

@@ -14,7 +14,9 @@ _PACKAGE = Path(__file__).parent.parent
 FORMER_NAMES: dict[str, str] = {}
 #: Keys that came later, with the value that means "as before", which is left out of the hash:
 #: "llm.room.module.Class.key" with the class as it enters the hash, or "train.key" in a section.
-AS_BEFORE: dict[str, Any] = {}
+AS_BEFORE: dict[str, Any] = {
+    "llm.model.transformer.Transformer.attention": {"_target_": "llm.model.attention.Attention"},
+}
 
 
 def canonical(config: Any, path: str = "") -> Any:

@@ -85,6 +85,21 @@ def test_alibi_slopes(n_heads):
     assert slopes.tolist() == pytest.approx([2 ** (-8 * (i + 1) / n_heads) for i in range(n_heads)])
 
 
+def test_kerple_by_its_equation_and_its_gradients():
+    """−p · ln(1 + a · distance) of each head, learned (Chi et al. 2022, equation 6)."""
+    kerple = Kerple(GEOMETRY).double()
+    place = torch.arange(7)
+    bias = kerple.bias(place[:, None], place[None, :])
+    p, a = kerple.log_p_H.exp(), kerple.log_a_H.exp()
+    for head in range(2):
+        for t in range(7):
+            for s in range(t + 1):
+                expected = -p[head] * math.log(1 + a[head] * (t - s))
+                assert bias[head, t, s].item() == pytest.approx(expected.item())
+    bias.tril().square().sum().backward()
+    assert kerple.log_p_H.grad.abs().min() > 0 and kerple.log_a_H.grad.abs().min() > 0
+
+
 @pytest.mark.parametrize("kind", [Rope, Learned, Sinusoidal])
 def test_rows_may_stand_at_places_of_their_own(kind):
     torch.manual_seed(0)
