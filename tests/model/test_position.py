@@ -7,7 +7,7 @@ import torch
 
 from llm.config.errors import Refused
 from llm.layers.context import Context
-from llm.model.position import Alibi, Geometry, Learned, Position, Rope, Sinusoidal
+from llm.model.position import Alibi, Geometry, Kerple, Learned, Position, Rope, Sinusoidal
 
 GEOMETRY = Geometry(d_model=12, n_heads=2, head_dim=6, max_seq_len=20, init_std=0.02)
 

@@ -7,7 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from llm.model import attention as attention_module
 from llm.model import windowed
 from llm.model.attention import Attention, AttentionShape
-from llm.model.position import Alibi, Geometry, Position
+from llm.model.position import Alibi, Geometry, Kerple, Position
 from tests.toy_models import context_of, randomised, tokens, transformer
 
 D, HEADS, KV, C = 12, 4, 2, 6
@@ -60,21 +60,22 @@ DOCUMENTS = {
 @pytest.mark.parametrize(
     ("window", "n_sinks"), [(None, 0), (1, 0), (5, 0), (5, 2), (3, 7), (22, 1), (23, 0), (40, 3)]
 )
-@pytest.mark.parametrize("kind", ["plain", "alibi", "softcap", "alibi and softcap"])
+@pytest.mark.parametrize("kind", ["plain", "alibi", "kerple", "alibi and softcap"])
 def test_values_and_gradients_are_those_of_single_pairs(
     monkeypatch, documents, window, n_sinks, kind
 ):
     monkeypatch.setattr(windowed, "LEAST_BLOCK", 4)
     softcap = 0.7 if "softcap" in kind else None
     module = attention(window=window, n_sinks=n_sinks, softcap=softcap)
-    position = (Alibi if "alibi" in kind else Position)(GEOMETRY)
+    chosen = {"plain": Position, "kerple": Kerple}.get(kind, Alibi)
+    position = randomised(chosen(GEOMETRY)).double()
     x = torch.randn(2, 23, D, generator=torch.Generator().manual_seed(1)).double().requires_grad_()
     ids = None if DOCUMENTS[documents] is None else torch.tensor(DOCUMENTS[documents])
     mine = module(x, context_of(x, ids), position)
     expected = pair_by_pair(module, x, ids, position)
     torch.testing.assert_close(mine, expected)
     weights = torch.randn(mine.shape, generator=torch.Generator().manual_seed(2)).double()
-    wanted = [x, *module.parameters()]
+    wanted = [x, *module.parameters(), *position.parameters()]
     judged = torch.autograd.grad((expected * weights).sum(), wanted)
     got = torch.autograd.grad((mine * weights).sum(), wanted)
     for mine, theirs in zip(got, judged, strict=True):
