@@ -1,8 +1,14 @@
 """My Simple LLM: an experiment platform for small language models, dense and Mixture-of-Experts."""
 
+import sys
 from typing import Any
 
 __all__ = ["load_run"]
+
+if sys.argv[:1] == ["-m"]:  # `python -m llm.NAME`, before its own imports
+    from llm.config.environment import check
+
+    check()
 
 
 def __getattr__(name: str) -> Any:

@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llm.config.command import exit_code
 from llm.config.errors import Refused
-from llm.config.flags import RUN, Flags, checked, command, opening
+from llm.config.flags import RUN, Flags, checked, opening
 from llm.generate import MAX_TOKENS, TEMPERATURE, TOP_K, limits
 from llm.runs.resolve import RunPath, resolve
 
@@ -71,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # no byte and no letter ends a conversation
             stream.reconfigure(errors="replace")
-    return command("llm.chat", lambda: _chat(sys.argv[1:] if arguments is None else arguments))
+    return exit_code("llm.chat", lambda: _chat(sys.argv[1:] if arguments is None else arguments))
 
 
 def _chat(arguments: Sequence[str]) -> None:

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llm.config.command import exit_code
 from llm.config.errors import Failed, Refused
-from llm.config.flags import RUN, Flags, checked, command, opening
+from llm.config.flags import RUN, Flags, checked, opening
 from llm.generate import limits
 from llm.runs.resolve import other_folder, resolve
 
@@ -56,7 +57,7 @@ def _flags() -> Flags:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 0 done, 1 failed, 2 refused, 130 interrupted."""
     typed = sys.argv[1:] if arguments is None else arguments
-    return command("llm.evaluate", lambda: _evaluate(typed))
+    return exit_code("llm.evaluate", lambda: _evaluate(typed))
 
 
 def _evaluate(arguments: Sequence[str]) -> None:

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llm.config.flags import RUN, Flags, command, opening
+from llm.config.command import exit_code
+from llm.config.flags import RUN, Flags, opening
 from llm.runs.resolve import resolve
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ def _flags() -> Flags:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 0 done, 1 failed, 2 refused, 130 interrupted."""
-    return command("llm.export", lambda: _export(sys.argv[1:] if arguments is None else arguments))
+    typed = sys.argv[1:] if arguments is None else arguments
+    return exit_code("llm.export", lambda: _export(typed))
 
 
 def _export(arguments: Sequence[str]) -> None:

@@ -3,6 +3,7 @@
 Nothing is allocated: the models are built on PyTorch's meta device.
 """
 
+import sys
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -10,6 +11,7 @@ from omegaconf import OmegaConf
 
 from llm.build import account_for, build_model
 from llm.config.choices import Choices, conf_folder
+from llm.config.command import exit_code
 
 #: GPT-2's vocabulary; subtract vocabulary × d_model for a figure without it.
 VOCAB_SIZE = 50_257
@@ -44,4 +46,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_code("llm.sizes", main))

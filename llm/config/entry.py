@@ -10,8 +10,6 @@ import contextlib
 import io
 import os
 import sys
-import time
-import traceback
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -22,8 +20,9 @@ from omegaconf import DictConfig
 
 from llm.config import overrides as override_reading
 from llm.config.choices import Choices
+from llm.config.command import exit_code
 from llm.config.completion import as_program, install_script, without_shared
-from llm.config.errors import Elsewhere, Failed, Interrupted, Refused
+from llm.config.errors import Refused
 from llm.config.help import help_text
 from llm.config.jobs import Job, Jobs
 from llm.config.plain import MISTAKES, one_line
@@ -39,49 +38,7 @@ def main(command: str, task: Callable[[Job], Any]) -> None:
         command: name of the command, for messages ("llm.train")
         task: called once a job, in the same process unless a launcher plugin says otherwise
     """
-    guard(command, lambda: _run(command, task, read_flags(sys.argv[1:])))
-
-
-def guard(command: str, call: Callable[[], int]) -> None:
-    """Make `call` a command: what it raises becomes one line and an exit code; never returns."""
-    show_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
-    try:
-        code = call()
-    except Refused as refusal:
-        if os.environ.get("LOCAL_RANK", "0") != "0" and not refusal.own:
-            # Each process of the job reads the same config: one says what is wrong with it, and
-            # torchrun, which ends all as soon as one has ended, lets it finish its line.
-            time.sleep(5)
-            sys.exit(2)
-        if show_traceback:
-            traceback.print_exc()
-        code = _end(command, str(refusal), 2)
-    except (Interrupted, Elsewhere) as end:
-        code = end.exit_code
-    except KeyboardInterrupt:
-        code = _end(command, "interrupted", 130)
-    except Failed as failure:
-        if show_traceback:
-            traceback.print_exc()
-        code = _end(command, str(failure), 1)
-    except SystemExit as stop:
-        code = stop.code if isinstance(stop.code, int) else 1
-    except BrokenPipeError:  # `| head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        code = 0
-    except Exception:
-        traceback.print_exc()
-        code = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
-    sys.exit(code)
-
-
-def _end(command: str, line: str, code: int) -> int:
-    line = " ".join(line.split("\n"))  # typed text may hold line ends
-    name = f"\033[31m{command}:\033[0m" if sys.stderr.isatty() else f"{command}:"
-    print(f"{name} {line}", file=sys.stderr)
-    return code
+    sys.exit(exit_code(command, lambda: _run(command, task, read_flags(sys.argv[1:]))))
 
 
 def choices_of(flags: argparse.Namespace) -> Choices:

@@ -1,13 +1,10 @@
-"""Commands that take flags instead of key=value: one line for a mistake, and our exit codes.
+"""Commands that take flags instead of key=value: one line for a mistake.
 
 Nothing here imports torch: `--help` answers without it.
 """
 
 import argparse
-import os
 import re
-import sys
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -68,34 +65,6 @@ def checked(read: Callable[[str], Any]) -> Callable[[str], Any]:
             raise argparse.ArgumentTypeError(refusal.message) from None
 
     return convert
-
-
-def command(name: str, task: Callable[[], None]) -> int:
-    """Do `task`; the exit code: 0 done, 1 failed, 2 refused, 130 interrupted."""
-    try:
-        task()
-        return 0
-    except Refused as refusal:
-        return _end(name, str(refusal), 2)
-    except Failed as failure:
-        return _end(name, str(failure), 1)
-    except KeyboardInterrupt:
-        print()
-        return 130
-    except BrokenPipeError:  # `| head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except SystemExit as stop:  # --help
-        return stop.code if isinstance(stop.code, int) else 1
-    except Exception:
-        traceback.print_exc()
-        return 1
-
-
-def _end(name: str, line: str, code: int) -> int:
-    shown = f"\033[31m{name}:\033[0m" if sys.stderr.isatty() else f"{name}:"
-    print(f"{shown} {line}", file=sys.stderr)
-    return code
 
 
 @contextmanager

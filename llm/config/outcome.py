@@ -167,6 +167,8 @@ def as_problem(error: Exception, words: dict[str, str]) -> Exception:
         problem = Refused(error.message, words.get(error.key or "", error.key))
         problem.own = error.own
         return problem
+    if isinstance(error, BrokenPipeError):  # the reader of our output has left, perhaps
+        return error
     if isinstance(error, OSError):  # the disk or the network, not a bug
         told = f"{error.strerror}: {error.filename}" if error.filename else str(error)
         failure = Failed(told)

@@ -9,16 +9,17 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from llm.config.choices import Choices, yaml_problem
+from llm.config.environment import installation
 from llm.config.suggest import did_you_mean
 
 #: What the composition of a config raises when it is the user's mistake.
 MISTAKES = (HydraException, OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError)
-#: Options that come with a package of their own.
+#: Options that come with packages of their own, and which extra of pyproject.toml these are.
 _PLUGINS = {
-    "hydra/sweeper=optuna": "-e '.[search]'",
-    "hydra/launcher=joblib": "-e '.[joblib]'",
-    "hydra/launcher=submitit_local": "-e '.[slurm]'",
-    "hydra/launcher=submitit_slurm": "-e '.[slurm]'",
+    "hydra/sweeper=optuna": "search",
+    "hydra/launcher=joblib": "joblib",
+    "hydra/launcher=submitit_local": "slurm",
+    "hydra/launcher=submitit_slurm": "slurm",
 }
 
 
@@ -32,7 +33,7 @@ def one_line(error: Exception, choices: Choices) -> str:
         options = error.options or known
         wanted = f"{group}={name}" if group else f"--config-name {name}"
         if f"{group}={name}" in _PLUGINS:
-            return f"{wanted}: is a plugin of Hydra's; pip install {_PLUGINS[wanted]}"
+            return f"{wanted}: is a plugin of Hydra's; {installation(_PLUGINS[wanted])}"
         return f"{wanted}: there is no such config{did_you_mean(name, options)}"
     key = re.search(r"Could not override '(hydra\.[^']+)'", str(error))
     if isinstance(error, ConfigCompositionException) and key:

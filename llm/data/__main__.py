@@ -8,12 +8,19 @@ import argparse
 import sys
 from pathlib import Path
 
+from llm.config.command import exit_code
+from llm.config.environment import invocation
+from llm.config.errors import Failed, Refused
 from llm.data.account import account_of, is_partial
 from llm.data.listing import checked, folders, row, table, unfinished
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Answer `ls` or `verify`; the exit code."""
+    """Run the command and return its exit code: 0 done, 1 damaged, 2 refused."""
+    return exit_code("llm.data", lambda: _answer(arguments))
+
+
+def _answer(arguments: list[str] | None) -> None:
     parser = argparse.ArgumentParser(prog="python -m llm.data", description=__doc__.split("\n")[0])
     parser.add_argument("--outputs", default="outputs", help="the folder that holds data/")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -22,13 +29,17 @@ def main(arguments: list[str] | None = None) -> int:
     verify.add_argument("name", nargs="?", help="a folder of `ls`, or the beginning of its name")
     given = parser.parse_args(arguments)
     root = Path(given.outputs) / "data"
-    return _ls(root) if given.command == "ls" else _verify(root, given.name)
+    if given.command == "ls":
+        _ls(root)
+    else:
+        _verify(root, given.name)
 
 
-def _ls(root: Path) -> int:
+def _ls(root: Path) -> None:
     rows = [row(folder) for folder in folders(root)]
     if not rows:
-        print(f"nothing is prepared in {root}; python -m llm.prepare data=NAME", file=sys.stderr)
+        line = invocation("llm.prepare", "data=NAME")
+        print(f"nothing is prepared in {root}; {line}", file=sys.stderr)
     else:
         print(table(rows))
     for folder in folders(root):
@@ -37,22 +48,19 @@ def _ls(root: Path) -> int:
             print(f"{folder.name}: {account_of(manifest)}")
     for name, tokens in unfinished(root):
         print(f"{name} is unfinished, {tokens:,} tokens so far; its command goes on with it")
-    return 0
 
 
-def _verify(root: Path, name: str | None) -> int:
+def _verify(root: Path, name: str | None) -> None:
     chosen = [folder for folder in folders(root) if folder.name.startswith(name or "")]
     if name is not None and not chosen:
-        print(f"llm.data: there is no {name} in {root}; `ls` lists what there is", file=sys.stderr)
-        return 2
+        raise Refused(f"there is no {name} in {root}; `ls` lists what there is")
     bad = 0
     for folder in chosen:
         _, problem = checked(folder, full=True)
         print(f"{folder.name}: {'DAMAGED: ' + problem if problem else 'whole'}")
         bad += bool(problem)
     if bad:
-        print(f"llm.data: {bad} damaged; delete the folder to prepare it again", file=sys.stderr)
-    return 1 if bad else 0
+        raise Failed(f"{bad} damaged; delete the folder to prepare it again")
 
 
 if __name__ == "__main__":

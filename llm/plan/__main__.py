@@ -17,7 +17,8 @@ if __name__ == "__main__":  # elsewhere PyTorch may be wanted, or be there
     stand_in.install()
 
 from llm.config import overrides as override_reading
-from llm.config.entry import choices_of, guard, read_flags
+from llm.config.command import exit_code
+from llm.config.entry import choices_of, read_flags
 from llm.config.errors import Refused
 from llm.config.jobs import Jobs
 from llm.config.plain import MISTAKES, one_line
@@ -224,4 +225,4 @@ def _sort_key(p: Planned, key: str) -> tuple[float, int]:
 
 
 if __name__ == "__main__":
-    guard("llm.plan", lambda: run(sys.argv[1:]))
+    sys.exit(exit_code("llm.plan", lambda: run(sys.argv[1:])))

@@ -18,6 +18,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from llm.config.environment import invocation
 from llm.config.errors import Refused
 from llm.config.validate import Validated
 from llm.plan.cost import Costs
@@ -80,7 +81,7 @@ class Unmeasured(Refused):
     def __init__(self, lines: list[list[str]]):
         super().__init__(
             "how long these models' steps take is not known here yet; "
-            "python -m llm.plan with this line and --calibrate measures it",
+            f"{invocation('llm.plan')} with this line and --calibrate measures it",
             "compare",
         )
         self.lines = lines

@@ -12,7 +12,7 @@ from llm.config import stand_in
 if __name__ == "__main__":  # elsewhere PyTorch may be wanted, or be there
     stand_in.install()
 
-from llm.config.entry import guard
+from llm.config.command import exit_code
 from llm.config.errors import Refused
 from llm.report.collect import Collection, Result, collect
 from llm.report.figures import Artist, Picture, write_csv
@@ -131,4 +131,4 @@ def _tables(folder: Path, rows: list[Standing], results: list[Result]) -> None:
 
 
 if __name__ == "__main__":
-    guard("llm.report", lambda: run(sys.argv[1:]))
+    sys.exit(exit_code("llm.report", lambda: run(sys.argv[1:])))

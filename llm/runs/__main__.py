@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from llm.config.entry import guard
+from llm.config.command import exit_code
 from llm.config.errors import Refused
 from llm.config.suggest import did_you_mean
 from llm.runs.directory import is_alive
@@ -200,4 +200,4 @@ def _print(rows: list[list[str]], left: tuple[int, ...]) -> None:
 
 
 if __name__ == "__main__":
-    guard("llm.runs", lambda: run(sys.argv[1:]))
+    sys.exit(exit_code("llm.runs", lambda: run(sys.argv[1:])))
