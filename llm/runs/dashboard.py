@@ -10,9 +10,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from llm.config.environment import installation
 from llm.config.errors import Failed, Refused
 from llm.runs.listing import Listed
-from llm.tracking.wandb_mirror import Wandb
+from llm.tracking.wandb_mirror import Wandb, destination
 
 #: Bytes at the end of a log that are looked at for the names in it: the last evaluation's at least.
 _TAIL = 1 << 18
@@ -77,11 +78,12 @@ def dashboard(
         import wandb_workspaces.workspaces  # noqa: F401 (a second)
     except ImportError:
         raise Refused(
-            "dashboard: needs the package wandb-workspaces; "
-            'pip install -e ".[dashboards]" brings it'
+            f"dashboard: needs the package wandb-workspaces; {installation('dashboards')} brings it"
         ) from None
-    project = project or _tracked(runs, "project") or "my-simple-llm"
-    entity = entity or _tracked(runs, "entity") or os.environ.get("WANDB_ENTITY")
+    told = Wandb(
+        project=project or _tracked(runs, "project"), entity=entity or _tracked(runs, "entity")
+    )
+    project, entity = told.project, told.entity
     if to is not None:
         text = json.dumps(_plain(workspace(runs, sweep, project, entity or "")), indent=1) + "\n"
         if to == "-":
@@ -159,8 +161,10 @@ def _tracked(runs: list[Listed], key: str) -> str | None:
     """Where the newest of the runs that W&B was told of were sent."""
     target = f"{Wandb.__module__}.{Wandb.__name__}"
     for run in reversed(runs):
-        if run.config.get("tracking._target_") == target and run.config.get(f"tracking.{key}"):
-            return str(run.config[f"tracking.{key}"])
+        if run.config.get("tracking._target_") == target:
+            where = destination(run.folder).get(key) or run.config.get(f"tracking.{key}")
+            if where:
+                return str(where)
     return None
 
 

@@ -9,7 +9,7 @@ import yaml
 from llm.config.errors import Failed
 from llm.runs.directory import is_alive
 from llm.runs.listing import Listed
-from llm.tracking.wandb_mirror import Wandb
+from llm.tracking.wandb_mirror import Wandb, destination
 
 #: Seconds that one run may take.
 _PATIENCE = 600.0
@@ -40,6 +40,7 @@ def _sent(run: Listed, mode: str, project: str | None, entity: str | None) -> bo
     tracking = config.get("tracking") or {}
     if tracking.get("_target_") == f"{Wandb.__module__}.{Wandb.__name__}":
         options = {k: tracking[k] for k in ("project", "entity", "tags", "init_timeout")}
+        options |= destination(run.folder)
     options |= {k: v for k, v in (("project", project), ("entity", entity)) if v}
     options["tags"] = [*(options.get("tags") or []), *run.tags]
     tracker = Wandb(mode=mode, patience=_PATIENCE, **options)  # type: ignore[arg-type]

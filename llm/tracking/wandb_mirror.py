@@ -22,18 +22,26 @@ from pathlib import Path
 from typing import IO, Annotated, Any, Literal
 
 import llm
+from llm.config.environment import invocation
+from llm.config.errors import Refused
 from llm.config.types import UNRECORDED, PositiveFloat
 
 #: What the two sides share, in `RUN/wandb/`.
 JOB, SAMPLES, NEWS, LOG = "job.json", "samples.jsonl", "news.txt", "mirror.log"
 #: The child's exit code where it has said why W&B has less than it was meant to have.
 NOT_SENT = 3
+#: The W&B project where nobody names another.
+PROJECT = "my-simple-llm"
+#: What the run decides by itself, whatever W&B's variables say.
+_OURS = ("WANDB_NAME", "WANDB_RUN_ID", "WANDB_RESUME", "WANDB_DIR")
 #: Seconds between two looks at the child: 40 µs each, too much for every step of a tiny model.
 PERIOD = 1.0
 
 
 class Wandb:
     """W&B, offline by default: no account, no network, `python -m llm.runs sync` sends it later.
+
+    What is not given is as WANDB_MODE, WANDB_PROJECT, WANDB_ENTITY and WANDB_TAGS say.
 
     mode: "online" sends points as they come, and turns to offline where that fails.
     project, entity, tags: where the run is shown; its id is the run's own id.
@@ -45,18 +53,22 @@ class Wandb:
     def __init__(
         self,
         *,
-        mode: Annotated[Literal["offline", "online"], UNRECORDED] = "offline",
-        project: Annotated[str, UNRECORDED] = "my-simple-llm",
+        mode: Annotated[Literal["offline", "online"] | None, UNRECORDED] = None,
+        project: Annotated[str | None, UNRECORDED] = None,
         entity: Annotated[str | None, UNRECORDED] = None,
         tags: Annotated[list[str] | None, UNRECORDED] = None,
         init_timeout: Annotated[PositiveFloat, UNRECORDED] = 30.0,
         patience: Annotated[PositiveFloat, UNRECORDED] = 10.0,
         system_stats: Annotated[bool, UNRECORDED] = False,
     ):
-        self.mode = mode
-        self.project = project
-        self.entity = entity
-        self.tags = tags
+        wanted = _from_environment()
+        self.mode = mode or wanted.get("mode", "offline")
+        self.project = project or wanted.get("project", PROJECT)
+        self.entity = entity or wanted.get("entity")
+        self.tags = tags or wanted.get("tags") or []
+        self._overruled = [f"WANDB_{n.upper()}" for n in wanted if getattr(self, n) != wanted[n]]
+        self._overruled += [name for name in _OURS if os.environ.get(name)]
+        self._sync = ""
         self.init_timeout = init_timeout
         self.patience = patience
         self.system_stats = system_stats
@@ -84,6 +96,11 @@ class Wandb:
         that W&B should know nothing of the run yet. Never raises.
         """
         self._say = say or _to_stderr
+        if self._overruled:
+            self._say(
+                f"W&B: {', '.join(self._overruled)} not used: what is typed as tracking.KEY wins, "
+                "and a run goes by its id"
+            )
         about = {"run_id": run_id, "group": group, "flops_per_token": flops_per_token}
         self._begin(Path(folder), {**about, "config": config, "new": resumed_at == 0})
 
@@ -132,13 +149,17 @@ class Wandb:
         self._end_with(exit_code)
 
     def _begin(self, folder: Path, about: dict[str, Any]) -> None:
+        if self.mode == "disabled":
+            return
+        self._sync = invocation("llm.runs", "sync", outputs=folder.parent.parent)
         job = {
+            "sync": self._sync,
             "new": False,
             "killed": False,
             "mode": self.mode,
             "project": self.project,
             "entity": self.entity,
-            "tags": self.tags or [],
+            "tags": self.tags,
             "init_timeout": self.init_timeout,
             "system_stats": self.system_stats,
             **about,
@@ -217,10 +238,7 @@ class Wandb:
         return ""
 
     def _stop(self, reason: str) -> None:
-        self._say(
-            f"W&B is off: {reason}; metrics.jsonl has everything, and python -m llm.runs sync "
-            "sends it"
-        )
+        self._say(f"W&B is off: {reason}; metrics.jsonl has everything, and {self._sync} sends it")
         self._end()
 
     def _end(self) -> None:
@@ -235,6 +253,34 @@ class Wandb:
         news, self._news = self._news, None
         if news is not None:
             news.close()
+
+
+def _from_environment() -> dict[str, Any]:
+    """What W&B's variables ask for, by the names of our keys.
+
+    "disabled" is no mode of the config's, which has tracking=none for that.
+    """
+    found = {n: os.environ.get(f"WANDB_{n.upper()}") for n in ("mode", "project", "entity", "tags")}
+    wanted: dict[str, Any] = {name: text for name, text in found.items() if text}
+    if os.environ.get("WANDB_DISABLED", "").lower() in ("1", "true", "yes", "on"):
+        wanted.setdefault("mode", "disabled")
+    if "tags" in wanted:
+        wanted["tags"] = wanted["tags"].split(",")
+    if "mode" in wanted:
+        mode = {"run": "online", "dryrun": "offline"}.get(wanted["mode"], wanted["mode"])
+        if mode not in ("online", "offline", "disabled"):
+            raise Refused(f"WANDB_MODE={mode}: must be online, offline or disabled")
+        wanted["mode"] = mode
+    return wanted
+
+
+def destination(run: Path) -> dict[str, Any]:
+    """`project` and `entity` of the W&B copy of a run; {} where it has none."""
+    try:
+        job = json.loads((run / "wandb" / JOB).read_bytes())
+        return {name: job[name] for name in ("project", "entity")}
+    except (OSError, ValueError, LookupError, TypeError):
+        return {}
 
 
 def _to_stderr(line: str) -> None:

@@ -64,7 +64,7 @@ class Mirror:
         self.full = False  # no room for more names, as was said
         self.refused = False
         self.heard = 0  # bytes of what the service said
-        self.online = job["mode"] == "online"
+        self.online, self.sync = job["mode"] == "online", job["sync"]
         self.samples: list[tuple[Any, ...]] = []
         _quiet_surroundings(self.folder)
         import wandb  # a second or more
@@ -81,7 +81,7 @@ class Mirror:
                 reason = " ".join(str(error).split()) or type(error).__name__
                 self.tell(
                     f"cannot go online ({reason}); it keeps an offline copy instead, "
-                    "which python -m llm.runs sync sends"
+                    f"which {self.sync} sends"
                 )
                 self.online = False
                 wandb.teardown()  # its service would hold the id as one in use
@@ -139,9 +139,7 @@ class Mirror:
         self.heard += said.rfind(b"\n") + 1
         if REFUSAL in said:
             self.refused = True
-            self.tell(
-                "refuses this run's points from now on; python -m llm.runs sync sends the rest"
-            )
+            self.tell(f"refuses this run's points from now on; {self.sync} sends the rest")
 
     def log(self, step: int, row: dict[str, Any]) -> None:
         if "samples" in row:

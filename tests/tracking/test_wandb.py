@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from llm.config.environment import invocation
 from llm.tracking.log import MetricLog, PerfLog
 from llm.tracking.none import NoTracking
 from llm.tracking.wandb_mirror import Wandb
@@ -173,7 +174,7 @@ def test_a_broken_library_turns_the_copy_off_with_one_line(tmp_path, run, monkey
     tracker.finish(0)
     assert said == [
         "W&B is off: its process ended (ImportError: no libfoo); metrics.jsonl has "
-        "everything, and python -m llm.runs sync sends it"
+        f"everything, and {invocation('llm.runs', 'sync', outputs=run.parent.parent)} sends it"
     ]
 
 
