@@ -127,7 +127,7 @@ def _text(file: Path, tokenizer: "Tokenizer", seq_len: int, limit: int | None) -
         raise Refused(f"--text: {file}: {error.strerror}") from None
     if not text:
         raise Refused(f"--text: {file} is empty")
-    ids = np.array([tokenizer.eot, *tokenizer.encode(text).tolist(), tokenizer.eot])
+    ids = np.array([tokenizer.eot, *tokenizer.encode(text), tokenizer.eot])
     return plain_examination(ids, np.zeros(1, np.int64), tokenizer, seq_len, limit)
 
 

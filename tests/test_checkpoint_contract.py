@@ -183,7 +183,7 @@ def test_load_run_gives_the_weights_of_the_reported_loss(llm_train):
     assert run.facts["val_loss"] == run.metrics[-1]["val/loss"]
     assert run.tokenizer.decode(run.tokenizer.encode("a cat")) == "a cat"
     assert run.config["moe"]["n_experts"] == 4
-    tokens = torch.from_numpy(run.tokenizer.encode("a cat").astype("int64"))[None]
+    tokens = torch.tensor([run.tokenizer.encode("a cat")])
     assert run.model(tokens).logits_BTV.shape == (1, 5, 257)
     earlier = llm.load_run(checkpoint.list_steps(ended.folder / "checkpoints")[0])
     assert earlier.step < 12

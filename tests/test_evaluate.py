@@ -97,7 +97,7 @@ def test_the_truth_has_no_excess(tmp_path):
     prepared = prepared_by(Words(), tmp_path)
     exam = examination(prepared, corpus, 8, None)
     tokenizer = prepared.tokenizer
-    a, b = (int(tokenizer.encode(text)[0]) for text in corpus.pieces)
+    a, b = (tokenizer.encode(text)[0] for text in corpus.pieces)
 
     class Truth(torch.nn.Module):
         def forward(self, tokens_BT, targets_BT, document_ids_BT=None):
@@ -169,7 +169,7 @@ def test_acceptance_counts_what_the_source_accepts(tmp_path):
         for parameter in model.parameters():
             if parameter.role != "gain":
                 parameter.zero_()
-        b = int(tokenizer.encode(" b")[0])
+        b = tokenizer.encode(" b")[0]
         model.embedding[tokenizer.eot, 0] = model.embedding[b, 1] = 1.0
         model.head.weight[b, 0] = model.head.weight[tokenizer.eot, 1] = 30.0 * width
     sure = acceptance(model, prepared, corpus, 0, count=20)

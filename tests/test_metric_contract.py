@@ -60,7 +60,7 @@ def brute_force(model, prepared) -> list[float]:
     rows: list[list[int]] = []
     room = 0
     for text in HELD_OUT:
-        ids = [tokenizer.eot, *tokenizer.encode(text).tolist()]
+        ids = [tokenizer.eot, *tokenizer.encode(text)]
         if len(ids) <= room:
             rows[-1] += ids
             room -= len(ids)

@@ -296,9 +296,10 @@ def _encoded(
     """
 
     def encode(batch: list[Document]) -> list[Encoded]:
+        arrays = (tokenizers.array_of(tokenizer, document.text) for document in batch)
         return [
-            Encoded(d.split, tokenizer.encode(d.text).astype(dtype), len(d.text.encode()), d.more)
-            for d in batch
+            Encoded(d.split, ids.astype(dtype), len(d.text.encode()), d.more)
+            for d, ids in zip(batch, arrays, strict=True)
         ]
 
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

@@ -141,7 +141,7 @@ class Conversation:
             self._ids.append(self._encode(turn.text + missing))
 
     def _encode(self, text: str) -> list[int]:
-        return self._tokenizer.encode(text).tolist()
+        return self._tokenizer.encode(text)
 
     def _context(self, last: list[int]) -> list[int]:
         """End-of-text, as before every document, then the turns that are still remembered."""

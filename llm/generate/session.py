@@ -10,7 +10,7 @@ from llm.data.corpus import Corpus, Instrument
 from llm.generate import colour, judge
 from llm.generate.conversation import Conversation, Piece, Sampling
 from llm.generate.limits import count, temperature
-from llm.tokenizer.base import Tokenizer, well_formed
+from llm.tokenizer.base import Tokenizer, lacking, well_formed
 
 HELP = """\
 /temp V        temperature, 0.1 (sure of itself) to 2.0 (wild); now {temperature}
@@ -158,11 +158,8 @@ class Session:
             print(line, file=sys.stderr, flush=True)
 
     def _note_unknown(self, text: str) -> None:
-        def comes_back(part: str) -> bool:
-            return self._tokenizer.decode(self._tokenizer.encode(part)) == part
-
-        if not comes_back(text):
-            unknown = " ".join(c for c in dict.fromkeys(text) if not comes_back(c))
+        unknown = " ".join(dict.fromkeys(lacking(self._tokenizer, text)))
+        if unknown:
             self.note(f"the model's vocabulary lacks {unknown}, which it reads as “unknown”")
 
     # -- commands --------------------------------------------------------------------------------

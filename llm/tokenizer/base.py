@@ -20,7 +20,8 @@ class Tokenizer(Protocol):
     Built from its YAML node, whose arguments all have defaults; `fit` completes those whose
     vocabulary comes from the corpus. A fitted tokenizer is described entirely by `state()`, which
     run directories and prepared data carry, and from which `restore` makes it again without the
-    corpus. Text with lone surrogates, which is no Unicode, is mended first (`well_formed`).
+    corpus. Text with lone surrogates, which is no Unicode, is mended first (`well_formed`). A
+    tokenizer that cannot write every text has `unk`, the id of any character that it lacks.
     """
 
     #: Number of ids, the end-of-text id included. 0 until fitted.
@@ -37,8 +38,8 @@ class Tokenizer(Protocol):
         the class has `fits_every_split = True`.
         """
 
-    def encode(self, text: str) -> np.ndarray:
-        """Ids of `text`, without the end-of-text id: (n,) uint32.
+    def encode(self, text: str) -> list[int]:
+        """Ids of `text`, without the end-of-text id.
 
         Text never makes the end-of-text id: what looks like it is ordinary text.
         """
@@ -54,6 +55,38 @@ class Tokenizer(Protocol):
 
     def restore(self, state: dict[str, object]) -> None:
         """Become the tokenizer that `state` describes."""
+
+
+class ArrayTokenizer:
+    """A tokenizer whose quick way is `encode_array`: (n,) uint32, as preparation wants it."""
+
+    def encode_array(self, text: str) -> np.ndarray:
+        raise NotImplementedError
+
+    def encode(self, text: str) -> list[int]:
+        ids: list[int] = self.encode_array(text).tolist()
+        return ids
+
+
+def array_of(tokenizer: Tokenizer, text: str) -> np.ndarray:
+    """`tokenizer.encode(text)` as an array, the quick way where it has one."""
+    quick = getattr(tokenizer, "encode_array", tokenizer.encode)
+    return np.asarray(quick(text))
+
+
+def lacking(tokenizer: Tokenizer, text: str) -> list[str]:
+    """The characters of `text` that the vocabulary lacks, each occurrence, in order."""
+    unknown = getattr(tokenizer, "unk", None)
+
+    def is_whole(part: str) -> bool:
+        ids = tokenizer.encode(part)
+        return unknown not in ids and tokenizer.decode(ids) == part
+
+    text = well_formed(text)
+    if is_whole(text):
+        return []
+    lacks = {character for character in set(text) if not is_whole(character)}
+    return [character for character in text if character in lacks]
 
 
 def well_formed(text: str) -> str:

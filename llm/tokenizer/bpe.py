@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 
 from llm.config.types import Between
-from llm.tokenizer.base import stretches, text_of, well_formed
+from llm.tokenizer.base import ArrayTokenizer, stretches, text_of, well_formed
 from llm.tokenizer.byte_pairs import FIRST_IDS, PATTERN, bytes_of, encode, encoding_of
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ LONGEST = 2_000
 SMALLEST = len(FIRST_IDS) + 1
 
 
-class BPE:
+class BPE(ArrayTokenizer):
     """Ids: the 256 bytes in GPT-2's order, then the merges by priority, then end-of-text.
 
     Lossless on every text; a text's `<|endoftext|>` is ordinary text. The vocabulary is a function
@@ -68,7 +68,7 @@ class BPE:
         self._table = [*table, b""]
         self.vocab_size, self.eot = len(table) + 1, len(table)
 
-    def encode(self, text: str) -> np.ndarray:
+    def encode_array(self, text: str) -> np.ndarray:
         if self._encoding is None:
             raise RuntimeError("this BPE has no vocabulary yet: call fit or restore first")
         return encode(self._encoding, text)

@@ -4,10 +4,10 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from llm.tokenizer.base import text_of, well_formed
+from llm.tokenizer.base import ArrayTokenizer, text_of, well_formed
 
 
-class Bytes:
+class Bytes(ArrayTokenizer):
     """Ids 0 to 255 are the bytes, 256 is end-of-text. Lossless on every text."""
 
     vocab_size = 257
@@ -19,7 +19,7 @@ class Bytes:
     def fit(self, texts: Iterable[str], pieces: list[str] | None) -> None:
         """Nothing to choose."""
 
-    def encode(self, text: str) -> np.ndarray:
+    def encode_array(self, text: str) -> np.ndarray:
         return np.frombuffer(well_formed(text).encode(), dtype=np.uint8).astype(np.uint32)
 
     def decode(self, ids: Iterable[int]) -> str:

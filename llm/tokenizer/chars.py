@@ -4,12 +4,12 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from llm.tokenizer.base import text_of, well_formed
+from llm.tokenizer.base import ArrayTokenizer, text_of, well_formed
 
 UNKNOWN = "\ufffd"
 
 
-class Chars:
+class Chars(ArrayTokenizer):
     """Ids: the corpus's characters in code-point order, then end-of-text, then the unknown one.
 
     Lossless on text made of those characters; any other one becomes the unknown id, which decodes
@@ -22,6 +22,7 @@ class Chars:
     def __init__(self) -> None:
         self.vocab_size = 0
         self.eot = 0
+        self.unk = 0  # any other character
         self._table: list[bytes] = []
         self._id_of_point = np.zeros(0, dtype=np.uint32)
 
@@ -33,7 +34,7 @@ class Chars:
 
     def _become(self, characters: str) -> None:
         n = len(characters)
-        self.vocab_size, self.eot = n + 2, n
+        self.vocab_size, self.eot, self.unk = n + 2, n, n + 1
         self._table = [c.encode() for c in characters] + [b"", UNKNOWN.encode()]
         points = _points(characters)
         # One look-up per code point; the last entry stands for all points above the largest.
@@ -41,7 +42,7 @@ class Chars:
         self._id_of_point = np.full(highest + 2, n + 1, dtype=np.uint32)
         self._id_of_point[points] = np.arange(n, dtype=np.uint32)
 
-    def encode(self, text: str) -> np.ndarray:
+    def encode_array(self, text: str) -> np.ndarray:
         if not self.vocab_size:
             raise RuntimeError("this Chars has no vocabulary yet: call fit or restore first")
         points = _points(well_formed(text))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from llm.config.errors import Refused
-from llm.tokenizer.base import text_of
+from llm.tokenizer.base import ArrayTokenizer, text_of
 from llm.tokenizer.byte_pairs import FIRST_IDS, bytes_of, encode, encoding_of
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ CACHED = hashlib.sha1(ADDRESS.encode()).hexdigest()
 SILENCE, PATIENCE = 10.0, 30.0
 
 
-class GPT2:
+class GPT2(ArrayTokenizer):
     """GPT-2's vocabulary. Lossless on every text; a text's `<|endoftext|>` is ordinary text."""
 
     vocab_size = 50_257
@@ -41,7 +41,7 @@ class GPT2:
     def fit(self, texts: Iterable[str], pieces: list[str] | None) -> None:
         """Nothing to choose."""
 
-    def encode(self, text: str) -> np.ndarray:
+    def encode_array(self, text: str) -> np.ndarray:
         return encode(_encoding(), text)
 
     def decode(self, ids: Iterable[int]) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 
 from llm.config.errors import Refused
 from llm.config.types import Between
-from llm.tokenizer.base import stretches, text_of, well_formed
+from llm.tokenizer.base import ArrayTokenizer, stretches, text_of, well_formed
 from llm.tokenizer.pieces import PIECES
 
 #: Id 0 is end-of-text, ids 1 to 256 are the bytes.
@@ -17,7 +17,7 @@ FIRST_PIECE = 257
 STRETCH = 1 << 20
 
 
-class Words:
+class Words(ArrayTokenizer):
     """Ids: end-of-text, the 256 bytes, then pieces of text as `PIECES` cuts it.
 
     The pieces are those that the corpus lists, else the most frequent ones, up to
@@ -64,7 +64,7 @@ class Words:
         self._ids = {chr(value): 1 + value for value in range(128)}
         self._ids |= {piece: FIRST_PIECE + i for i, piece in enumerate(pieces)}
 
-    def encode(self, text: str) -> np.ndarray:
+    def encode_array(self, text: str) -> np.ndarray:
         if not self.vocab_size:
             raise RuntimeError("this Words has no vocabulary yet: call fit or restore first")
         parts = [self._encode(stretch) for stretch in stretches(well_formed(text), STRETCH)]

@@ -55,7 +55,7 @@ def stream(corpus, tokenizer) -> tuple[np.ndarray, np.ndarray]:
     ids, starts = [], []
     for text in corpus.texts:
         starts.append(len(ids))
-        ids += [tokenizer.eot, *tokenizer.encode(text).tolist()]
+        ids += [tokenizer.eot, *tokenizer.encode(text)]
     return np.array([*ids, tokenizer.eot]), np.array(starts)
 
 

@@ -115,8 +115,10 @@ def test_killed_again_and_again_it_gets_there(tmp_path):
 def test_it_goes_on_where_it_stopped_and_says_so(tmp_path, capsys, monkeypatch):
     assert killed_at(60, tmp_path) is None
     encoded = []
-    encode = Words.encode
-    monkeypatch.setattr(Words, "encode", lambda self, t: (encoded.append(t), encode(self, t))[1])
+    encode = Words.encode_array
+    monkeypatch.setattr(
+        Words, "encode_array", lambda self, t: (encoded.append(t), encode(self, t))[1]
+    )
     prepared = make(tmp_path)
     assert 0 < len(encoded) < 20 and "document 13 ends." in encoded
     assert "parts: going on after " in capsys.readouterr().err

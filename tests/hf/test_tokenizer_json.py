@@ -63,7 +63,7 @@ def pair(request):
 @example(text=TEXT)
 def test_any_text_has_the_same_ids(pair, text):
     ours, judge = pair
-    ids = ours.encode(text).tolist()
+    ids = ours.encode(text)
     assert judge.encode(text).ids == ids
     assert judge.decode(ids) == ours.decode(ids)
 
@@ -71,10 +71,10 @@ def test_any_text_has_the_same_ids(pair, text):
 def test_a_long_text_and_the_end_have_the_same_ids(pair):
     ours, judge = pair
     text = TEXT * 20 + f"{END} is text{END}"
-    assert judge.encode(text).ids == ours.encode(text).tolist()
+    assert judge.encode(text).ids == ours.encode(text)
     assert judge.get_vocab_size() == ours.vocab_size
     assert judge.token_to_id(END) == ours.eot
-    assert judge.decode([*ours.encode("a b").tolist(), ours.eot]) == ours.decode(ours.encode("a b"))
+    assert judge.decode([*ours.encode("a b"), ours.eot]) == ours.decode(ours.encode("a b"))
 
 
 def test_merges_are_those_that_were_published():

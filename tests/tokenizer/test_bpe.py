@@ -54,7 +54,7 @@ LIKELY = st.lists(
 @settings(max_examples=150)
 def test_ids_are_those_of_tokenizers_and_come_back(text):
     ids = TOKENIZER.encode(text)
-    assert ids.tolist() == JUDGE.encode(text).ids
+    assert ids == JUDGE.encode(text).ids
     assert TOKENIZER.decode(ids) == text
 
 
@@ -107,7 +107,7 @@ def test_odd_texts_train_and_come_back(text):
 
 
 def test_half_an_emoji_trains():
-    assert trained(["\ud83d"] * 3).encode("\ufffd").size == 1
+    assert len(trained(["\ud83d"] * 3).encode("\ufffd")) == 1
 
 
 def test_the_saved_file_opens_anywhere(tmp_path):
@@ -121,7 +121,7 @@ def test_the_saved_file_opens_anywhere(tmp_path):
     code = (
         "import sys; sys.modules['tokenizers'] = None\n"
         "from pathlib import Path; from llm.tokenizer.base import load\n"
-        f"print(load(Path({str(tmp_path)!r})).encode({TEXTS[0]!r}).tolist())"
+        f"print(load(Path({str(tmp_path)!r})).encode({TEXTS[0]!r}))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
     assert json.loads(done.stdout) == JUDGE.encode(TEXTS[0]).ids
