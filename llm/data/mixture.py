@@ -69,6 +69,11 @@ class PreparedMixture:
         return fingerprint_of({name: part.fingerprint for name, part in self.parts.items()})
 
     @property
+    def text_fingerprint(self) -> str:
+        """Of the text of the parts, whatever the tokenizer."""
+        return fingerprint_of({name: part.text_fingerprint for name, part in self.parts.items()})
+
+    @property
     def tokenizer(self) -> Tokenizer:
         return next(iter(self.parts.values())).tokenizer
 

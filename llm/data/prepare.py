@@ -63,6 +63,12 @@ class Prepared:
         return self.manifest["fingerprint"]
 
     @property
+    def text_fingerprint(self) -> str:
+        """Of the text alone, whatever the tokenizer."""
+        text = json.dumps(self.manifest["corpus"], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
     def splits(self) -> tuple[str, ...]:
         """The splits that it has: "train" and "val", and "test" where the corpus has one."""
         return tuple(self.manifest["splits"])

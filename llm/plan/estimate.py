@@ -15,7 +15,7 @@ from llm.plan.cost import Costs
 from llm.plan.history import Estimate, History, Pace, machine_name, signature
 from llm.plan.memory import peak_memory
 from llm.plan.timing import Unmeasured
-from llm.runs.fairness import Entry
+from llm.runs.arms import Entry, job_words
 from llm.sweep.answer import Answers
 
 _UNKNOWN = Estimate(math.nan, "unknown")
@@ -123,14 +123,14 @@ class Planner:
         else:
             planned.seconds = Estimate(_seconds(config, planned.tokens, pace), pace.basis)
         planned.entry = Entry(
-            " ".join(word for word in planned.label.split() if not word.startswith("seed=")),
-            validated.identity,
-            config["seed"],
+            *self.answers.content(validated, here),
+            validated.chosen,
             planned.tokens,
             planned.flops,
             account.params_active,
             account.params_total,
             config["compare"],
+            frozenset([job_words(planned.label.split())]),
         )
 
 

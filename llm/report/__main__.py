@@ -1,6 +1,6 @@
 """`python -m llm.report outputs/sweeps/NAME`: what was learnt, as a page with pictures and tables.
 
-Takes a sweep, several runs, or folders of runs, during or after training. The last line on
+Takes sweeps, runs (by folder or id), or folders of runs, during or after training. The last line on
 standard output is the page. `--out=FOLDER` puts it elsewhere.
 """
 
@@ -14,7 +14,7 @@ if __name__ == "__main__":  # elsewhere PyTorch may be wanted, or be there
 
 from llm.config.command import exit_code
 from llm.config.errors import Refused
-from llm.report.collect import Collection, Result, collect
+from llm.report.collect import Collection, Result, collect, folder_named
 from llm.report.figures import Artist, Picture, write_csv
 from llm.report.fits import isoflops_of, law_of
 from llm.report.leaderboard import Standing, standings
@@ -31,7 +31,7 @@ def run(arguments: list[str]) -> int:
     unknown = [flag for flag in flags if not flag.startswith("--out=")]
     if unknown:
         raise Refused(f"{unknown[0]}: there is no such flag; did you mean --out=FOLDER?")
-    found = collect([Path(a) for a in arguments if not a.startswith("-")])
+    found = collect([folder_named(a) for a in arguments if not a.startswith("-")])
     folder = Path(flags[-1].removeprefix("--out=")) if flags else found.folder
     print(write(found, folder))
     return 0
@@ -65,7 +65,10 @@ def write(found: Collection, folder: Path) -> Path:
         _summary(results, rows),
         metric.replace("_", "/"),
         rows,
-        warnings([result.entry() for result in finished], found.named),
+        [
+            *warnings([r.entry for r in finished if r.repeats is None], found.named),
+            *(f"{name}: {why}" for name, why in found.repeats),
+        ],
         {picture.name: picture for picture in drawn if picture is not None},
         fit,
         artist.floor,

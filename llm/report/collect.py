@@ -2,18 +2,15 @@
 
 import json
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from llm.config.errors import Refused
-from llm.config.schema import dataclass_of, locate, schema_of
-from llm.runs.fairness import Entry, flat
-from llm.runs.identity import canonical, current
+from llm.runs.arms import Entry, arms, content, job_words, read_run, recorded, texts
+from llm.runs.chosen import chosen
+from llm.runs.resolve import resolve_run
 from llm.tracking.log import parse
-
-_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass
@@ -36,9 +33,11 @@ class Result:
     recorded: dict[str, Any]
     points: list[Point]
     last: dict[str, Any]  # the last row with an evaluation
-    named: dict[str, str] = field(default_factory=dict)  # swept overrides, where from a sweep
+    #: Swept overrides of the jobs that it answers, where from a sweep.
+    jobs: list[dict[str, str]] = field(default_factory=list)
     label: str = ""  # of its arm
     pruned: bool = False  # as hopeless, or another seed of its arm was
+    repeats: "Result | None" = None  # the same run in another folder
 
     @property
     def id(self) -> str:
@@ -67,24 +66,32 @@ class Result:
     @property
     def compare(self) -> str | None:
         """What a dense partner has equal with a model with experts; None for other runs."""
-        if not self.is_dense or self.named.get("moe") == "dense":
+        if not self.is_dense or any(job.get("moe") == "dense" for job in self.jobs):
             return None
-        by = self.named.get("compare") or self.config.get("compare")
+        typed = [job["compare"] for job in self.jobs if "compare" in job]
+        by = typed[0] if typed else self.config.get("compare")
         return None if by in (None, "null") else str(by)
 
+    @cached_property
     def entry(self) -> Entry:
         tokens = self.facts.get("tokens")
-        flops = tokens * self.facts["flops_per_token"] if tokens else None
         return Entry(
-            self.label,
-            self.recorded,
-            self.seed,
+            content(self.recorded, self.facts),
+            texts(self.facts),
+            chosen(self.id, self.facts, self.config),
             tokens,
-            flops,
+            tokens * self.facts["flops_per_token"] if tokens else None,
             self.facts.get("params_active"),
             self.facts.get("params_total"),
             self.compare,
+            frozenset(job_words(f"{k}={v}" for k, v in job.items()) for job in self.jobs),
         )
+
+    def compares_with(self, other: "Result") -> bool:
+        """Whether their losses answer one question: on one text, by code with one account of it."""
+        version = "result_version"
+        same = self.entry.content[version] == other.entry.content[version]
+        return same and self.entry.reads_like(other.entry)
 
 
 @dataclass
@@ -95,6 +102,7 @@ class Collection:
     problems: list[tuple[str, str]]  # what and why: jobs without a run, damaged files
     pruned: list[tuple[str, str]]  # jobs that their sweep gave up, and why
     named: list[str]  # keys that the sweep varies; empty where several runs were listed
+    repeats: list[tuple[str, str]]  # runs that are there twice, and where they are counted
     title: str
     folder: Path  # where the report goes unless told otherwise
 
@@ -104,41 +112,62 @@ def collect(paths: list[Path]) -> Collection:
 
     Raises Refused where there is nothing to report on.
     """
-    folders: dict[str, Path] = {}
-    named: dict[str, dict[str, str]] = {}
+    jobs: dict[Path, list[dict[str, str]]] = {}
     problems: list[tuple[str, str]] = []
     pruned: dict[str, dict[str, Any]] = {}
     for path in paths:
         if not path.is_dir():
             raise Refused(f"{path}: is no run, no sweep and no folder of them")
         if (path / "jobs.jsonl").exists():
-            _of_sweep(path, folders, named, problems, pruned)
-        elif (path / "run.json").exists():
-            folders[path.name] = path
-        else:
-            inside = sorted(path.glob("*/run.json")) or sorted(path.glob("runs/*/run.json"))
-            folders.update({file.parent.name: file.parent for file in inside})
+            _of_sweep(path, jobs, problems, pruned)
+            continue
+        inside = sorted(path.glob("*/run.json")) or sorted(path.glob("runs/*/run.json"))
+        is_run = (path / "run.json").exists()
+        for folder in [path] if is_run else [file.parent for file in inside]:
+            jobs.setdefault(folder.resolve(), [])
     results = []
-    for name, folder in folders.items():
+    for folder, answered in jobs.items():
         try:
-            results.append(_read(folder, named.get(name, {})))
+            results.append(_read(folder, answered))
         except (OSError, ValueError, KeyError) as error:
-            problems.append((name, f"cannot be read: {error}"))
+            problems.append((folder.name, f"cannot be read: {error}"))
     if not results and not problems:
         raise Refused(f"{', '.join(map(str, paths))}: there are no runs yet")
-    keys = sorted({key for values in named.values() for key in values} - {"seed"})
+    keys = sorted({key for answered in jobs.values() for job in answered for key in job} - {"seed"})
     only = paths[0]
-    is_sweep = len(paths) == 1 and (only / "jobs.jsonl").exists()
-    home = only / "report" if is_sweep or len(paths) == 1 else only.parent / "report"
+    home = only / "report" if len(paths) == 1 else only.parent / "report"
     title = only.resolve().name if len(paths) == 1 else f"{len(results)} runs"
-    _label(results)
-    return Collection(results, problems, _pruned(results, pruned), keys, title, home)
+    repeats = _in_arms(results)
+    return Collection(results, problems, _pruned(results, pruned), keys, repeats, title, home)
+
+
+def folder_named(word: str) -> Path:
+    """A folder to report on: a path, or a run's name as all commands take it."""
+    path = Path(word).expanduser()
+    return path if word.strip() and path.is_dir() else resolve_run(word)
+
+
+def _in_arms(results: list[Result]) -> list[tuple[str, str]]:
+    """Label the results by their arms; mark and tell those that are one run in two folders."""
+    labels = {
+        entry.arm: arm.label for arm in arms([r.entry for r in results]) for entry in arm.entries
+    }
+    seen: dict[tuple[str, int], Result] = {}
+    for result in results:
+        result.label = labels[result.entry.arm]
+        if result.finished:
+            first = seen.setdefault((result.entry.arm, result.seed), result)
+            result.repeats = None if first is result else first
+    return [
+        (f"{r.id} ({r.label})", f"{r.folder} is counted in {r.repeats.folder}")
+        for r in results
+        if r.repeats is not None
+    ]
 
 
 def _of_sweep(
     path: Path,
-    folders: dict[str, Path],
-    named: dict[str, dict[str, str]],
+    answered: dict[Path, list[dict[str, str]]],
     problems: list[tuple[str, str]],
     pruned: dict[str, dict[str, Any]],
 ) -> None:
@@ -161,18 +190,17 @@ def _of_sweep(
         values = {k: v for k, v in pairs[key].items() if k in swept}
         words = " ".join(f"{k}={v}" for k, v in values.items())
         if job.get("pruned"):
-            pruned[f"job {number} ({words})"] = {**job, "arm": _arm(values)}
+            pruned[f"job {number} ({words})"] = {**job, "words": _words(values)}
         if job["exit"] and job["exit"] not in (130, 143):  # interrupted is not failed
             problems.append((f"job {number} ({words})", job["problem"]))
         run = job.get("run")
         if run and (runs / run / "run.json").exists():
-            folders[run] = runs / run
-            named.setdefault(run, values)
+            answered.setdefault((runs / run).resolve(), []).append(values)
 
 
-def _arm(named: dict[str, str]) -> frozenset[str]:
-    """What the seeds of an arm have in common."""
-    return frozenset(f"{key}={value}" for key, value in named.items() if key != "seed")
+def _words(job: dict[str, str]) -> frozenset[str]:
+    """What the jobs of an arm have in common, whether they have a run or not."""
+    return frozenset(f"{key}={value}" for key, value in job.items() if key != "seed")
 
 
 def _pruned(results: list[Result], jobs: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
@@ -184,20 +212,21 @@ def _pruned(results: list[Result], jobs: dict[str, dict[str, Any]]) -> list[tupl
     done = {result.id for result in results if result.finished}
     jobs = {name: job for name, job in jobs.items() if job["run"] not in done}
     told = [(name, str(job["problem"])) for name, job in jobs.items()]
-    arms, runs = [job["arm"] for job in jobs.values()], {job["run"] for job in jobs.values()}
+    words, runs = [job["words"] for job in jobs.values()], {job["run"] for job in jobs.values()}
+    hopeless = set()
     for result in results:
         own = result.facts.get("state") == "pruned"
-        result.pruned = own or (bool(result.named) and _arm(result.named) in arms)
+        if own or any(_words(job) in words for job in result.jobs):
+            hopeless.add(result.entry.arm)
         if own and result.id not in runs:  # listed without its sweep
             told.append((f"{result.id} ({result.label})", str(result.facts.get("reason"))))
+    for result in results:
+        result.pruned = result.entry.arm in hopeless
     return told
 
 
-def _read(folder: Path, named: dict[str, str]) -> Result:
-    facts = json.loads((folder / "run.json").read_bytes())
-    config = current(yaml.load((folder / "config.yaml").read_text(encoding="utf-8"), _LOADER))
-    recorded = _recorded(config)
-    recorded["hardware"] = {k: facts.get(k) for k in ("device", "precision")}
+def _read(folder: Path, jobs: list[dict[str, str]]) -> Result:
+    facts, config = read_run(folder)
     seconds = _seconds(folder)
     points, last = [], {}
     path = folder / "metrics.jsonl"
@@ -212,7 +241,7 @@ def _read(folder: Path, named: dict[str, str]) -> Result:
             Point(row["tokens"], seconds.get(row["step"]), row["val/loss"], row.get("val/bpb"))
         )
         last = row
-    return Result(folder, facts, config, recorded, points, last, named)
+    return Result(folder, facts, config, recorded(config), points, last, jobs)
 
 
 def _seconds(folder: Path) -> dict[int, float]:
@@ -222,72 +251,3 @@ def _seconds(folder: Path) -> dict[int, float]:
         return {}
     rows = parse(path.read_bytes(), path)
     return {row["step"]: row["perf/seconds"] for row in rows if "perf/seconds" in row}
-
-
-def _recorded(config: dict[str, Any]) -> dict[str, Any]:
-    from llm.config.root import Experiment
-
-    return canonical(_part(config, Experiment))
-
-
-def _part(node: dict[str, Any], target: Any) -> dict[str, Any]:
-    """What of a node can change a result; all of it where its class is not at hand."""
-    schema = schema_of(target)
-    found = {"_target_": node["_target_"]} if "_target_" in node else {}
-    for key, value in node.items():
-        parameter = schema.keys.get(key)
-        if parameter is None or not parameter.recorded:
-            continue
-        if isinstance(value, dict):
-            section = dataclass_of(parameter.annotation)
-            try:
-                inner = section or locate(value.get("_target_"))
-                found[key] = _part(value, inner)
-            except Refused:  # a plugin's
-                found[key] = value
-        else:
-            found[key] = value
-    return found
-
-
-def _label(results: list[Result]) -> None:
-    """Names of arms: what was swept, or else the choices and keys that differ."""
-    if results and all(result.named for result in results):
-        for result in results:
-            words = [f"{_leaf(k)}={v}" for k, v in result.named.items() if k != "seed"]
-            if result.is_dense and not result.compare:  # keys of experts have no effect
-                words = [word for word in words if word.split("=")[0] not in _EXPERT_KEYS]
-            words = [word for word in words if word != "compare=null"]
-            result.label = " ".join(words) or "everything at its default"
-        return
-    stems = {result.id: result.id.rsplit("-", 1)[0] for result in results}
-    several = len(set(stems.values())) > 1
-    shown = {stem: stem for stem in stems.values()}
-    if several:
-        parts = {stem: stem.split("-") for stem in shown}
-        if len({len(words) for words in parts.values()}) == 1:  # only what tells them apart
-            columns = zip(*parts.values(), strict=True)
-            varies = [len(set(column)) > 1 for column in columns]
-            for stem, words in parts.items():
-                shown[stem] = "-".join(w for w, v in zip(words, varies, strict=True) if v)
-    rows = {result.id: flat(result.recorded) for result in results}
-    differing: set[str] = set()
-    for stem in set(stems.values()):
-        same = [rows[name] for name, other in stems.items() if other == stem]
-        keys = {key for row in same for key in row} - {"seed"}
-        differing |= {k for k in keys if len({str(row.get(k)) for row in same}) > 1}
-    for result in results:
-        row = rows[result.id]
-        words = [f"{_leaf(k)}={row[k]}" for k in sorted(differing) if k in row]
-        words += [f"compare={result.compare}"] if result.compare else []
-        result.label = " ".join([shown[stems[result.id]]] * several + words) or stems[result.id]
-
-
-_EXPERT_KEYS = (
-    *("n_experts", "top_k", "balance_loss", "z_loss", "capacity_factor", "granularity"),
-    "compare",
-)
-
-
-def _leaf(key: str) -> str:
-    return key.rsplit(".", 1)[-1]

@@ -55,7 +55,7 @@ class Artist:
     """
 
     def __init__(self, folder: Path, results: list[Result], rows: list[Standing]):
-        self.folder, self.results = folder, [r for r in results if r.finished]
+        self.folder, self.results = folder, [r for r in results if r.finished and r.repeats is None]
         self.arms = {row.label: row.results for row in rows}
         self.numbers = {row.label: str(i) for i, row in enumerate(rows, start=1)}
         floors = {round(r.facts["floor"], 6) for r in self.results if r.facts.get("floor")}

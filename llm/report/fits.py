@@ -31,15 +31,15 @@ def law_of(results: list[Result], draws: int = 400) -> Fit | None:
     last loss only, as losses under way were taken at a learning rate that had not decayed.
     N are the active parameters, D the tokens seen.
     """
-    dense = [r for r in results if r.finished and r.is_dense]
+    dense = _dense(results)
     chosen = dense if len({r.facts["params_total"] for r in dense}) > 1 else []
     if not chosen:
         return None
     n = np.array([r.facts["params_active"] for r in chosen], float)
     d = np.array([r.facts["tokens"] for r in chosen], float)
     loss = np.array([r.loss for r in chosen])
-    if len({r.recorded["data"].get("_target_") for r in chosen}) > 1:
-        return Fit(None, {}, n, d, loss, "the runs learn from different data")
+    if not all(r.compares_with(chosen[0]) for r in chosen):
+        return Fit(None, {}, n, d, loss, "the runs learn from different data, or count otherwise")
     try:
         law = fit_law(n, d, loss)
     except ValueError as error:
@@ -47,11 +47,17 @@ def law_of(results: list[Result], draws: int = 400) -> Fit | None:
     return Fit(law, bootstrap_law(n, d, loss, law, draws), n, d, loss)
 
 
+def _dense(results: list[Result]) -> list[Result]:
+    return [r for r in results if r.finished and r.is_dense and r.repeats is None]
+
+
 def isoflops_of(
     results: list[Result],
 ) -> tuple[list[tuple[Parabola, np.ndarray, np.ndarray]], tuple[float, float] | None]:
     """Parabolas of dense runs of equal compute, and N_best = c · C^k over those with a minimum."""
-    dense = sorted((r for r in results if r.finished and r.is_dense), key=lambda r: r.flops)
+    dense = sorted(_dense(results), key=lambda r: r.flops)
+    if not all(r.compares_with(dense[0]) for r in dense):
+        return [], None
     groups: list[list[Result]] = []
     for run in dense:
         if groups and run.flops <= _EQUAL * groups[-1][0].flops:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from llm.report.collect import Result
 from llm.report.statistics import Comparison, Mean, compare, mean_interval
-from llm.runs.fairness import flat, pair
 
 
 @dataclass
@@ -17,6 +16,7 @@ class Standing:
     loss: Mean
     excess: Mean | None
     against: str | None = None  # label of the arm that it is compared with
+    alone: bool = False  # no other arm compares with it
     comparison: Comparison | None = None
 
     @property
@@ -29,19 +29,19 @@ class Standing:
 
 
 def by_arm(results: list[Result]) -> dict[str, list[Result]]:
-    """Label to finished runs, in order of seed; one run of each seed. Not of arms that were pruned:
-    the seeds that came through would flatter them."""
-    found: dict[str, dict[int, Result]] = defaultdict(dict)
-    pruned = {result.label for result in results if result.pruned}
-    for result in results:
-        if result.finished and result.label not in pruned:
-            found[result.label].setdefault(result.seed, result)
-    return {label: [seeds[s] for s in sorted(seeds)] for label, seeds in found.items()}
+    """Label to finished runs, in order of seed. Not of arms that were pruned: the seeds that came
+    through would flatter them."""
+    found: dict[str, list[Result]] = defaultdict(list)
+    for result in sorted(results, key=lambda result: result.seed):
+        if result.finished and not result.pruned and result.repeats is None:
+            found[result.label].append(result)
+    return {r.label: found[r.label] for r in results if r.label in found}
 
 
 def standings(results: list[Result], metric: str = "val_loss") -> list[Standing]:
     """Best first. Each arm is compared with the dense arm of its size, where there is one and it
-    is another arm; otherwise with the best arm; in any case with one that learns the same data.
+    is another arm; otherwise with the best arm; in any case with one that learns the same text and
+    whose losses were computed alike.
 
     Args:
         metric: `val_loss`, or `val_bpb` where tokenizers differ
@@ -53,7 +53,9 @@ def standings(results: list[Result], metric: str = "val_loss") -> list[Standing]
         rows.append(Standing(label, runs, loss, mean_interval(known) if known else None))
     rows.sort(key=lambda row: row.loss.mean)
     for row in rows:
-        other = _reference(row, rows)
+        near = [other for other in rows if other.first.compares_with(row.first)]
+        row.alone = 1 == len(near) < len(rows)
+        other = _reference(row, near)
         if other is not None:
             row.against = other.label
             row.comparison = compare(_by_seed(row, metric), _by_seed(other, metric))
@@ -61,7 +63,6 @@ def standings(results: list[Result], metric: str = "val_loss") -> list[Standing]
 
 
 def _reference(row: Standing, rows: list[Standing]) -> Standing | None:
-    rows = [other for other in rows if _data(other.first) == _data(row.first)]
     dense = [
         other
         for other in rows
@@ -76,20 +77,14 @@ def _reference(row: Standing, rows: list[Standing]) -> Standing | None:
     return rows[0] if row is not rows[0] else None
 
 
-def _data(result: Result) -> dict[str, object]:
-    """What is learnt; mixtures of the same parts are examined alike, whatever the weights."""
-    data = result.config["data"]
-    return {**data, "parts": sorted(data.get("parts", {}))}
-
-
 def _size(result: Result) -> tuple[object, object]:
     return result.config["model"]["d_model"], result.config["model"]["n_layers"]
 
 
 def _likeness(one: Standing, other: Standing) -> tuple[bool, int]:
-    a, b = flat(one.first.recorded), flat(other.first.recorded)
-    equal = sum(a[key] == b[key] for key in a.keys() & b.keys())
-    return pair(one.label) == pair(other.label), equal
+    a, b = one.first.entry, other.first.entry
+    equal = sum(a.content[key] == b.content[key] for key in a.content.keys() & b.content.keys())
+    return bool(a.jobs & b.jobs), equal
 
 
 def _by_seed(row: Standing, metric: str) -> dict[int, float]:

@@ -87,7 +87,7 @@ def verdict(row: Standing, other: str | None = None) -> str:
     """
     told, other = row.comparison, other or row.against
     if told is None or other is None:
-        return "the best"
+        return "no other arm learns from this text" if row.alone else "the best"
     if told.difference is None:
         return f"has no seed in common with {other}"
     half = told.difference.half

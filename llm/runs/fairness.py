@@ -1,23 +1,20 @@
-"""Whether a comparison compares one thing: what differs beside the factors that are named.
-
-Arms are groups of jobs or runs that differ in their seed only.
-"""
+"""Whether a comparison compares one thing: what differs beside the factors that are named."""
 
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
 
-from llm.config.choices import leaves
+from llm.runs.arms import Arm, Entry, arms
+from llm.runs.labels import FACTS, differing, mark, within
 
-#: What `compare` makes equal, and by which keys a dense partner differs (`llm.plan.partner`).
+#: What `compare` makes equal.
 _EQUAL = {
     "active_flops": "active FLOPs a token",
     "total_params": "total parameters",
     "memory": "estimated memory",
     "time": "the time of a step",
 }
+#: By which keys a dense partner differs from its model with experts (`llm.plan.partner`).
 _OF_PARTNERS = ("moe", "model.d_ff", "model.moe_every", "model.dense_first")
 _AMOUNTS = {
     "tokens": "training tokens",
@@ -25,69 +22,8 @@ _AMOUNTS = {
     "params_active": "active parameters",
     "params_total": "total parameters",
 }
-#: Factors that make losses a different question, not a different answer.
-_DATA, _TOKENIZER = "data", "tokenizer"
 _TOLERANCE = 1.05
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A job or a run: its config (what can change a result), and what it spends."""
-
-    name: str  # of its arm, for people
-    config: dict[str, Any]
-    seed: int
-    tokens: float | None = None
-    flops: float | None = None  # of the whole training
-    params_active: float | None = None
-    params_total: float | None = None
-    compare: str | None = None  # what a dense partner has equal with its model with experts
-
-
-@dataclass(frozen=True)
-class Arm:
-    """Entries that are equal but for the seed; `settings` are its values of what differs."""
-
-    settings: dict[str, Any]
-    entries: list[Entry]
-
-    @property
-    def label(self) -> str:
-        return self.entries[0].name or "all alike"
-
-    @property
-    def compare(self) -> str | None:
-        return self.entries[0].compare
-
-    @property
-    def pair(self) -> frozenset[str]:
-        return pair(self.entries[0].name)
-
-
-def pair(name: str) -> frozenset[str]:
-    """The words of an arm's name that its dense partner's name has, too."""
-    return frozenset(word for word in name.split() if not word.startswith("compare="))
-
-
-def flat(config: dict[str, Any]) -> dict[str, Any]:
-    """Dotted keys to values; lists are values, and an empty mapping holds none."""
-    return {key: value for key, value in leaves(config, "") if value != {}}
-
-
-def arms(entries: Sequence[Entry]) -> tuple[list[Arm], list[str]]:
-    """The arms, and the dotted keys (other than the seed) that differ between them."""
-    rows = [flat(entry.config) for entry in entries]
-    keys = sorted({key for row in rows for key in row} - {"seed"})
-    missing = object()
-    differing = [k for k in keys if len({_hashable(row.get(k, missing)) for row in rows}) > 1]
-    grouped: dict[tuple[Any, ...], list[int]] = defaultdict(list)
-    for i, row in enumerate(rows):
-        grouped[tuple(_hashable(row.get(k)) for k in differing)].append(i)
-    found = []
-    for indices in grouped.values():
-        settings = {k: rows[indices[0]][k] for k in differing if k in rows[indices[0]]}
-        found.append(Arm(settings, [entries[i] for i in indices]))
-    return found, differing
+_VERSIONS = "arms were made by code whose numbers differ, and are not compared"
 
 
 def warnings(entries: Sequence[Entry], named: Iterable[str]) -> list[str]:
@@ -99,20 +35,26 @@ def warnings(entries: Sequence[Entry], named: Iterable[str]) -> list[str]:
     """
     if len(entries) < 2:
         return []
-    found, differing = arms(entries)
+    found = arms(entries)
     if len(found) < 2:
         return []
+    rows = [arm.content for arm in found]
+    keys = [key for key in differing(rows) if key not in ("seed", *FACTS)]
     named = [name.replace("/", ".") for name in named]
     told = []
     partners = [arm for arm in found if arm.compare]
     meant = [*named, *_OF_PARTNERS] if partners else named
-    beside = [key for key in differing if not any(_within(key, name) for name in meant)]
+    beside = [key for key in keys if not any(within(key, name) for name in meant)]
     if named and beside:
         told.append(f"arms differ in more than the named factors: {_listed(beside)}")
-    if any(_within(key, _DATA) for key in differing):
+    first = entries[0]
+    if any(not entry.reads_like(first) for entry in entries):
         told.append("arms learn from different data: their losses do not compare")
-    elif any(_within(key, _TOKENIZER) for key in differing):
+    if any(within(key, "tokenizer") for key in keys):
         told.append("arms have different tokenizers: compare val/bpb, not val/loss")
+    versions = sorted({str(row.get("result_version")) for row in rows})
+    if len(versions) > 1:
+        told.append(f"{_VERSIONS}: result_version {' and '.join(versions)}")
     others = [arm for arm in found if not arm.compare]
     for name in ("tokens", "flops", "params_active"):
         told += _unequal(others, name, _AMOUNTS[name])
@@ -132,10 +74,9 @@ def _seeds(found: list[Arm]) -> list[str]:
 
 def _intended(partners: Sequence[Arm], others: Sequence[Arm]) -> list[str]:
     """What each kind of dense partner has equal with its models with experts, and what not."""
-    beside = {arm.pair: arm for arm in others}
     kinds: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for arm in partners:
-        other = beside.get(arm.pair)
+        other = next((other for other in others if arm.jobs & other.jobs), None)
         if other is None:
             continue
         for name in _AMOUNTS:
@@ -163,11 +104,11 @@ def _times(ratios: list[float]) -> str:
 
 def _unequal(found: list[Arm], name: str, words: str) -> list[str]:
     """A line where an amount differs by more than 5% between arms of one size."""
-    sizes: dict[tuple[Any, ...], list[tuple[float, str]]] = defaultdict(list)
+    sizes: dict[str, list[tuple[float, str]]] = defaultdict(list)
     for arm in found:
         value = getattr(arm.entries[0], name)
         if value and math.isfinite(value):
-            size = tuple(_hashable(v) for k, v in arm.settings.items() if _within(k, "model"))
+            size = mark({k: v for k, v in arm.content.items() if within(k, "model")})
             sizes[size].append((value, arm.label))
     worst = max(sizes.values(), key=lambda known: max(known)[0] / min(known)[0], default=[])
     if not worst:
@@ -177,14 +118,6 @@ def _unequal(found: list[Arm], name: str, words: str) -> list[str]:
     if ratio < _TOLERANCE:
         return []
     return [f"unequal {words}: {ratio:.2f} times as much with {high[1]} as with {low[1]}"]
-
-
-def _within(key: str, name: str) -> bool:
-    return key == name or key.startswith(f"{name}.")
-
-
-def _hashable(value: Any) -> Any:
-    return tuple(map(_hashable, value)) if isinstance(value, list) else value
 
 
 def _listed(names: list[str]) -> str:

@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 from llm.config.errors import Refused
 from llm.config.instantiate import instantiate
 from llm.config.validate import Validated
+from llm.runs.arms import content, texts
 from llm.runs.directory import folder_of
 from llm.runs.identity import canonical, identify
+from llm.runs.labels import Content, mark
 
 
 class Data(NamedTuple):
@@ -50,6 +52,16 @@ class Answers:
             # Two spellings of one config, of which neither has run: the first names both.
             self._ids[key] = folder_of(Path(outputs) / "runs", name).name
         return self._ids[key]
+
+    def content(
+        self, validated: Validated, machine: dict[str, Any]
+    ) -> tuple[Content, frozenset[str]]:
+        """All that can change the job's result (`llm.runs.arms`), and marks of its text."""
+        data = self.data(validated)
+        start = validated.config["model"].get("init_from")
+        facts = {**machine, "data_fingerprint": data and data.fingerprint, "init_from": start}
+        node = f"data: {mark(validated.config['data'])}"  # read now, equal nodes have equal text
+        return content(canonical(validated.identity), facts), texts(facts) | {node}
 
     def data(self, validated: Validated) -> Data | None:
         """Reads the text where the corpus is the user's own and was not read before."""

@@ -17,6 +17,7 @@ from llm.config.jobs import Jobs
 from llm.config.outcome import Outcome, SweepJob, as_problem, report_problem, run_facts
 from llm.plan.cost import Costs
 from llm.plan.memory import peak_memory
+from llm.runs.arms import arm_of, read_content
 from llm.runs.directory import mark_pruned
 from llm.runs.identity import code_hash
 from llm.sweep import manifest, process
@@ -108,7 +109,9 @@ def _tasks(
                 continue
             config = validated.config
             task.run = answers.run_id(validated)
-            task.device = (resolved_here(config["hardware"]) or {}).get("device", "cpu")
+            machine = resolved_here(config["hardware"]) or {}
+            task.device = machine.get("device", "cpu")
+            task.arm = arm_of(answers.content(validated, machine)[0])
             vocab, _ = costs.vocabulary(config, answers.prepared(validated))
             try:
                 account = costs.account(config, vocab)
@@ -146,10 +149,14 @@ def _job_return(outcome: Outcome) -> JobReturn:
     return value
 
 
-def _entry_of(told: dict[str, Any], runs: Path) -> Entry:
-    """A job of sweep.json, as the rule sees it."""
-    folder = runs / told["run"] if told["run"] else None
-    return Entry(told["overrides"], folder, False, told["state"] == "pruned")
+def _entry_of(told: dict[str, Any], runs: Path) -> Entry | None:
+    """A job of sweep.json, as the rule sees it; None where it has no run."""
+    folder = runs / str(told["run"])
+    try:
+        content, _ = read_content(folder)
+    except (OSError, ValueError):
+        return None
+    return Entry(arm_of(content), folder, False, told["state"] == "pruned")
 
 
 class _Pool:
@@ -170,7 +177,8 @@ class _Pool:
         self.retries, self.backoff, self.fail_fast = retries, backoff, fail_fast
         self.pruner, self.next_look = pruner, 0.0
         runs = Path(jobs.folder).parent.parent / "runs"
-        self.earlier = [_entry_of(told, runs) for told in earlier]
+        past = [_entry_of(told, runs) for told in earlier] if pruner else []
+        self.earlier = [entry for entry in past if entry is not None]
         self.stop: int | None = None  # the signal that ends the sweep
         self.second = False  # whether a second one came
         self.failed_fast = False
@@ -283,7 +291,7 @@ class _Pool:
 
     def entry(self, task: Task) -> Entry:
         pruned = task.state == "pruned" or task.hopeless is not None
-        return Entry(task.job.overrides, task.folder, task.outcome is None, pruned)
+        return Entry(task.arm, task.folder, task.outcome is None, pruned)
 
     def conclude_pruned(self, task: Task) -> None:
         assert self.pruner is not None and task.hopeless is not None

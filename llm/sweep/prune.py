@@ -9,22 +9,19 @@ pruned goes on counting with the last it reached: left out, it would lower the m
 evaluation would take half of those that are left.
 
 Losses are in bits a byte, which compare across tokenizers; arms are only held against arms that
-read the same data.
+read the same text.
 """
 
-import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, median
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import yaml
-
+from llm.config.outcome import run_facts
+from llm.runs.arms import texts
 from llm.tracking.log import parse
-
-_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 #: (tokens, loss) of each evaluation of a run, in the order of tokens.
 Curve = Sequence[tuple[int, float]]
@@ -39,7 +36,7 @@ class Arm:
     curves: list[Curve] = field(default_factory=list)
     pruned: bool = False
     open: bool = False  # a job of it is running or waits
-    data: str | None = None  # what it reads
+    texts: frozenset[str] = frozenset()  # marks of what it reads
 
     def best_until(self, tokens: int) -> float | None:
         """Mean over the seeds that came so far of their lowest loss until there; over all seeds,
@@ -89,14 +86,10 @@ def judge(arm: Arm, others: Iterable[Arm], after: int) -> Verdict | None:
 class Entry(NamedTuple):
     """A job as the rule sees it."""
 
-    overrides: Sequence[str]
+    arm: str  # `llm.runs.arms.arm_of` its content
     folder: Path | None  # of its run, where it is known
     open: bool
     pruned: bool
-
-    @property
-    def arm(self) -> frozenset[str]:
-        return frozenset(text for text in self.overrides if not text.startswith("seed="))
 
 
 class Pruner:
@@ -110,9 +103,9 @@ class Pruner:
         self.after = after
         self._logs: dict[Path, _Log] = {}
 
-    def look(self, entries: Iterable[Entry]) -> dict[frozenset[str], str]:
+    def look(self, entries: Iterable[Entry]) -> dict[str, str]:
         """The arms that are hopeless and not yet at their end, and why."""
-        arms: dict[frozenset[str], Arm] = {}
+        arms: dict[str, Arm] = {}
         for entry in entries:
             arm = arms.setdefault(entry.arm, Arm())
             arm.pruned |= entry.pruned
@@ -120,13 +113,13 @@ class Pruner:
             if entry.folder is not None:
                 log = self._log(entry.folder)
                 arm.curves.append(log.curve)
-                arm.data = arm.data or log.data
+                arm.texts |= log.texts
         found = {}
         for name, arm in arms.items():
             if arm.open and arm.pruned:
                 found[name] = "its other seeds are pruned"
             elif arm.open and any(arm.curves):
-                others = [a for key, a in arms.items() if key != name and a.data == arm.data]
+                others = [a for k, a in arms.items() if k != name and a.texts & arm.texts]
                 verdict = judge(arm, others, self.after)
                 if verdict is not None:
                     found[name] = str(verdict)
@@ -143,13 +136,13 @@ class Pruner:
 
 
 class _Log:
-    """What a run's folder says: its curve, and the data that it reads."""
+    """What a run's folder says: its curve, and the text that it reads."""
 
     def __init__(self, folder: Path):
         self.folder = folder
         self.curve: list[tuple[int, float]] = []
         self.last_loss: float | None = None
-        self.data: str | None = None
+        self.texts: frozenset[str] = frozenset()
         self._seen = 0
 
     def read_on(self) -> None:
@@ -177,8 +170,5 @@ class _Log:
                 self.curve.pop()
             self.curve.append((row["tokens"], loss))
             self.last_loss = row["val/loss"]
-        if self.curve and self.data is None:
-            config = yaml.load((self.folder / "config.yaml").read_text(encoding="utf-8"), _LOADER)
-            # A mixture is examined alike whatever the weights of its parts.
-            parts = sorted(config["data"].get("parts", {}))
-            self.data = json.dumps({**config["data"], "parts": parts}, sort_keys=True)
+        if self.curve and not self.texts:
+            self.texts = texts(run_facts(self.folder))

@@ -22,6 +22,7 @@ class Task:
     job: SweepJob
     run: str | None = None  # id of the run that answers it, where known before
     folder: Path | None = None  # of that run
+    arm: str = ""  # the same for the jobs that differ in their seed only
     device: str = "cpu"
     memory: float = 0.0  # bytes that it is expected to take
     shares: "Task | None" = None  # the same run as this earlier one

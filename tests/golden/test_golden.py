@@ -13,6 +13,8 @@ import pytest
 from llm import chat, evaluate_run, export, hf, load_run
 from llm.report.collect import collect
 from llm.runs.__main__ import run as runs
+from llm.runs.arms import recorded
+from llm.runs.chosen import chosen
 from llm.runs.identity import canonical, identify
 from llm.sweep.answer import Answers
 from tests.golden.make import FP32, HERE, leaves_of, resolve
@@ -34,6 +36,11 @@ def test_a_line_keeps_its_id_and_its_config(golden, tmp_path, monkeypatch):
     assert {key: today.get(key, "is gone") for key in before} == before
     assert [data for _, data, _ in found] == golden["data"]
     assert [name for name, _, _ in found] == golden["ids"]
+    for name, _, job in found:
+        assert recorded(job.config) == canonical(job.identity)
+        told = {group: job.chosen[group] for group in ("data", "tokenizer")}  # by old runs
+        inferred = chosen(name, {"chosen": told}, job.config)
+        assert inferred == {group: job.chosen[group] for group in inferred}
 
 
 def test_names_and_keys_of_the_tables_do_not_change_an_id(monkeypatch):

@@ -18,6 +18,7 @@ def fake_run(
     moe: str = "dense",
     n_experts: int = 4,
     d_model: int = 64,
+    d_ff: int = 256,
     seed: int = 1,
     lr: float = 1e-3,
     tokens: int = 1_000_000,
@@ -25,9 +26,14 @@ def fake_run(
     state: str = "finished",
     reason: str | None = None,
     evaluations: int = 8,
+    told: dict[str, object] | None = None,
+    beside: dict[str, dict[str, object]] | None = None,
     **changes: object,
 ) -> Path:
-    """One run whose loss follows a law, a little noise that the seed draws, and `changes`."""
+    """One run whose loss follows a law, a little noise that the seed draws, and `changes`.
+
+    `told` goes over what run.json says, `beside` into nodes of the config.
+    """
     node = {"_target_": "llm.layers.feed_forward.FeedForward"}
     if moe != "dense":
         router = {"_target_": "llm.moe.router.TopKRouter", "renormalize": False}
@@ -39,7 +45,7 @@ def fake_run(
         "seed": seed,
         "train": {"budget": f"{tokens}tok", "batch_size": 8, "checkpoint_every": 7},
         "model": {"_target_": "llm.model.transformer.Transformer", "d_model": d_model}
-        | {"n_layers": 4, "max_seq_len": 256},
+        | {"n_layers": 4, "max_seq_len": 256, "d_ff": d_ff},
         "moe": node,
         "data": {"_target_": "llm.data.tinytown.source.Tinytown", "documents": 100},
         "tokenizer": {"_target_": "llm.tokenizer.bytes.Bytes"},
@@ -50,6 +56,8 @@ def fake_run(
         "outputs": "outputs",
         "plugins": [],
     } | changes
+    for room, keys in (beside or {}).items():
+        config[room] = {**config[room], **keys}
     draw = random.Random(f"{d_model} {seed}")
 
     def at(seen: float) -> float:
@@ -78,7 +86,10 @@ def fake_run(
     (folder / "perf.jsonl").write_text("\n".join(perf) + "\n")
     facts = {"state": state, "device": "cpu", "precision": "fp32", "params_total": int(total)}
     facts |= {"params_active": active, "flops_per_token": 6 * active, "reason": reason}
-    facts |= {"code_hash": "c", "config_hash": "x", "data_fingerprint": "d", "floor": FLOOR}
+    text = config_hash({k: v for k, v in config["data"].items() if k != "path"})
+    facts |= {"code_hash": "c", "config_hash": "x", "floor": FLOOR, "text_fingerprint": text}
+    facts |= {"data_fingerprint": config_hash({"text": text, "by": config["tokenizer"]})}
+    facts |= told or {}
     if state == "finished":
         last = json.loads(rows[-1])
         facts |= {"val_loss": last["val/loss"], "val_bpb": last["val/bpb"], "tokens": tokens}

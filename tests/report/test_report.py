@@ -53,8 +53,8 @@ def test_every_picture_has_its_data_and_the_page_needs_no_network(study):
 
 def test_verdicts_are_against_the_dense_arm_of_the_same_size(study):
     rows = table(study / "leaderboard.csv")
-    (sparse,) = [r for r in rows if "d64-switch" in r["arm"] and "n_experts=8" in r["arm"]]
-    assert sparse["against"].startswith("d64-dense")
+    (sparse,) = [r for r in rows if "model=d64 moe=switch n_experts=8" in r["arm"]]
+    assert sparse["against"].startswith("model=d64 moe=dense")
     assert "budget=1000000tok" in sparse["against"] and "lr=0.001" in sparse["against"]
     assert sparse["verdict"].startswith("better by ")
     assert sparse["seeds"] == "3"
@@ -63,7 +63,7 @@ def test_verdicts_are_against_the_dense_arm_of_the_same_size(study):
 def test_a_number_stands_for_an_arm_in_the_table_and_in_the_figures(study):
     arms = [row["arm"] for row in table(study / "leaderboard.csv")]
     page = (study / "index.html").read_text()
-    place = 1 + next(i for i, arm in enumerate(arms) if "d64-dense lr=0.001 budget=1000000" in arm)
+    place = 1 + arms.index("model=d64 moe=dense lr=0.001 budget=1000000tok")
     assert f"<td>{place}</td><td>{arms[place - 1]}</td>" in page
     assert f"than #{place} " in page
 
@@ -163,7 +163,7 @@ def test_arms_of_other_data_are_not_compared_and_lines_name_them_shortly(tmp_pat
     for row in standings(results):
         assert row.against is None or source[row.against] == source[row.label]
     names = set(over_experts([result for result in results if result.finished]))
-    assert names == {f"64 wide, 4 layers, data={name}" for name in ("Markov", "Tinytown")}
+    assert names == {f"64 wide, 4 layers, data={name}" for name in ("markov", "tinytown")}
 
 
 def test_nothing_to_report_is_refused(tmp_path):
@@ -196,7 +196,7 @@ def test_a_dense_partner_is_an_arm_beside_its_model_with_experts(tmp_path):
     for n in (2, 8):
         experts = f"moe=switch moe.n_experts={n}"
         made[f"{experts} compare=null"] = fake_run(runs, moe="switch", n_experts=n)
-        partner = fake_run(runs, compare="active_flops", plugins=[str(n)])
+        partner = fake_run(runs, compare="active_flops", d_ff=10 * n)
         made[f"{experts} compare=active_flops"] = partner
     lines = [
         {"job": i, "overrides": line.split(), "exit": 0, "problem": "", "run": folder.name}
@@ -204,9 +204,7 @@ def test_a_dense_partner_is_an_arm_beside_its_model_with_experts(tmp_path):
     ]
     (sweep / "jobs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     found = {row.label: row.against for row in standings(collect([sweep]).results)}
-    assert found.keys() >= {"moe=dense", "moe=switch n_experts=8 compare=active_flops"}
-    assert len(found) == 5
+    partners = {f"moe=dense compare=active_flops d_ff={10 * n}" for n in (2, 8)}
+    assert found.keys() == {"moe=dense", *partners, *(f"moe=switch n_experts={n}" for n in (2, 8))}
     for n in (2, 8):
-        assert (
-            found[f"moe=switch n_experts={n}"] == f"moe=switch n_experts={n} compare=active_flops"
-        )
+        assert found[f"moe=switch n_experts={n}"] == f"moe=dense compare=active_flops d_ff={10 * n}"

@@ -75,7 +75,7 @@ def run(tmp_path):
     def write(name: str, *losses: float | None, data: str = "a", mode: str = "a"):
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)
-        (folder / "config.yaml").write_text(json.dumps({"data": {"path": data}}))
+        (folder / "run.json").write_text(json.dumps({"data_fingerprint": data}))
         with (folder / "metrics.jsonl").open(mode) as file:
             before = (folder / "metrics.jsonl").read_text().count("val/bpb")
             for i, loss in enumerate(losses, before + 1):
@@ -88,10 +88,10 @@ def run(tmp_path):
 
 def test_logs_are_read_on_as_they_grow_and_after_they_were_cut_back(run):
     pruner = Pruner(after=2)
-    others = [Entry([f"lr={i}"], run(f"o{i}", 3, 2, 1), False, False) for i in range(4)]
+    others = [Entry(f"lr={i}", run(f"o{i}", 3, 2, 1), False, False) for i in range(4)]
     mine = run("mine", 5)
-    entries = [*others, Entry(["lr=9", "seed=1"], mine, True, False)]
-    waiting = Entry(["seed=2", "lr=9"], None, True, False)
+    entries = [*others, Entry("lr=9", mine, True, False)]
+    waiting = Entry("lr=9", None, True, False)
     assert pruner.look(entries) == {}
     run("mine", 4)
     assert list(pruner.look([*entries, waiting])) == [waiting.arm]
@@ -103,11 +103,11 @@ def test_logs_are_read_on_as_they_grow_and_after_they_were_cut_back(run):
     assert pruner.look(entries)[waiting.arm].startswith("val/bpb 1.4000 after 300 tokens")
     assert pruner.last_loss(mine) == 1.4
     # What waits of an arm that was given up shares its fate.
-    given_up = Entry(["lr=9", "seed=1"], mine, False, True)
+    given_up = Entry("lr=9", mine, False, True)
     assert list(pruner.look([*others, given_up, waiting])) == [waiting.arm]
 
 
 def test_only_runs_of_the_same_data_are_compared(run):
-    entries = [Entry([f"lr={i}"], run(f"o{i}", 3, 2, 1), False, False) for i in range(4)]
-    entries.append(Entry(["data=b"], run("mine", 9, 9, 9, data="b"), True, False))
+    entries = [Entry(f"lr={i}", run(f"o{i}", 3, 2, 1), False, False) for i in range(4)]
+    entries.append(Entry("data=b", run("mine", 9, 9, 9, data="b"), True, False))
     assert Pruner(after=2).look(entries) == {}
