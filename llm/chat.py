@@ -179,11 +179,11 @@ def _banner(run: "OpenRun") -> str:
     if "params_total" in facts:
         total, active = facts["params_total"], facts["params_active"]
         parts.append(f"{total:,} parameters" + (f" ({active:,} active)" if active < total else ""))
-    known = [row for row in run.metrics if row["step"] == run.step and "val/loss" in row]
+    known = run.evaluation
     if known:
-        loss = f"validation loss {known[-1]['val/loss']:.4f}"
-        if "val/floor" in known[-1]:
-            loss += f" (floor {known[-1]['val/floor']:.4f}, excess {known[-1]['val/excess']:.4f})"
+        loss = f"validation loss {known['val/loss']:.4f}"
+        if "val/floor" in known:
+            loss += f" (floor {known['val/floor']:.4f}, excess {known['val/excess']:.4f})"
         parts.append(loss)
     return " · ".join([*parts, run.title, "/help"])
 

@@ -56,7 +56,7 @@ def _export(arguments: Sequence[str]) -> None:
 def _story(run: "OpenRun") -> dict[str, Any]:
     """How the model was made, for its card."""
     facts, config = run.facts, run.config
-    known = [row for row in run.metrics if row["step"] == run.step and "val/loss" in row]
+    known = run.evaluation
     story = {
         "run": run.folder.name,
         "trained with": f"My Simple LLM {facts.get('versions', {}).get('my-simple-llm', '')}",
@@ -68,10 +68,10 @@ def _story(run: "OpenRun") -> dict[str, Any]:
         "steps": run.step,
     }
     if known:
-        story["tokens"] = f"{known[-1]['tokens']:,}"
-        story["validation loss (nats per token)"] = f"{known[-1]['val/loss']:.4f}"
-        if "val/bpb" in known[-1]:
-            story["bits per byte"] = f"{known[-1]['val/bpb']:.4f}"
+        story["tokens"] = f"{known['tokens']:,}"
+        story["validation loss (nats per token)"] = f"{known['val/loss']:.4f}"
+        if "val/bpb" in known:
+            story["bits per byte"] = f"{known['val/bpb']:.4f}"
     return {label: value for label, value in story.items() if value is not None}
 
 

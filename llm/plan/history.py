@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from llm.plan.memory import peak_memory
+from llm.tracking.log import MetricLog
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 #: The first steps compile, allocate and fill caches.
@@ -171,7 +172,7 @@ def _read(file: Path) -> Past | None:
         if facts.get("processes", 1) != 1:
             return None
         config = yaml.load((file.parent / "config.yaml").read_text(), _LOADER)
-        rows = list(map(json.loads, (file.parent / "perf.jsonl").read_text().splitlines()))
+        rows = MetricLog.read(file.parent / "perf.jsonl")
         token, evaluation = _paces(rows)
         vocabulary = facts["vocab_size"]
         return Past(

@@ -10,7 +10,7 @@ from llm.config.errors import Refused
 from llm.runs.arms import Entry, arms, content, job_words, read_run, recorded, texts
 from llm.runs.chosen import chosen
 from llm.runs.resolve import resolve_run
-from llm.tracking.log import parse
+from llm.tracking.log import MetricLog
 
 
 @dataclass
@@ -229,13 +229,8 @@ def _read(folder: Path, jobs: list[dict[str, str]]) -> Result:
     facts, config = read_run(folder)
     seconds = _seconds(folder)
     points, last = [], {}
-    path = folder / "metrics.jsonl"
-    text = path.read_bytes() if path.exists() else b""
-    # Only rows with an evaluation are read: a hundredth of the log.
-    whole = text[: text.rfind(b"\n") + 1]
-    rows = b"".join(line + b"\n" for line in whole.split(b"\n") if b'"val/loss"' in line)
-    for row in parse(rows, path):
-        if row["val/loss"] is None:
+    for row in MetricLog.read(folder / "metrics.jsonl", b'"val/loss"'):
+        if row.get("val/loss") is None:
             continue
         points.append(
             Point(row["tokens"], seconds.get(row["step"]), row["val/loss"], row.get("val/bpb"))
@@ -246,8 +241,5 @@ def _read(folder: Path, jobs: list[dict[str, str]]) -> Result:
 
 def _seconds(folder: Path) -> dict[int, float]:
     """Step to seconds since the start; steps taken twice count as they were taken last."""
-    path = folder / "perf.jsonl"
-    if not path.exists():
-        return {}
-    rows = parse(path.read_bytes(), path)
+    rows = MetricLog.read(folder / "perf.jsonl")
     return {row["step"]: row["perf/seconds"] for row in rows if "perf/seconds" in row}

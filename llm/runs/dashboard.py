@@ -13,6 +13,7 @@ from typing import Any
 from llm.config.environment import installation
 from llm.config.errors import Failed, Refused
 from llm.runs.listing import Listed
+from llm.tracking.log import parse
 from llm.tracking.wandb_mirror import Wandb, destination
 
 #: Bytes at the end of a log that are looked at for the names in it: the last evaluation's at least.
@@ -178,6 +179,7 @@ def _names(run: Listed) -> set[str]:
         with open(path, "rb") as file:
             start = max(file.seek(0, os.SEEK_END) - _TAIL, 0)
             file.seek(start)
-            lines = file.read().split(b"\n")[1 if start else 0 : -1]
-        names |= {key for line in lines for key in json.loads(line)}
+            text = file.read()
+        first = text.find(b"\n") + 1 if start else 0
+        names |= {key for row in parse(text[first:], path) for key in row}
     return names

@@ -14,6 +14,7 @@ from llm.config.errors import Refused
 from llm.runs.directory import is_alive
 from llm.runs.files import write_json
 from llm.runs.resolve import run_folders
+from llm.tracking.log import MetricLog
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _CONDITION = re.compile(r"([\w./]+)\s*(<=|>=|!=|=|<|>)\s*(.*)")
@@ -161,10 +162,8 @@ def differences(one: Listed, other: Listed) -> list[tuple[str, Any, Any]]:
 
 def curve(run: Listed) -> dict[int, float]:
     """Tokens to validation loss."""
-    file = run.folder / "metrics.jsonl"
-    text = file.read_bytes() if file.exists() else b""
-    rows = [json.loads(line) for line in text.split(b"\n")[:-1] if b'"val/loss"' in line]
-    return {row["tokens"]: row["val/loss"] for row in rows if row["val/loss"] is not None}
+    rows = MetricLog.read(run.folder / "metrics.jsonl", b'"val/loss"')
+    return {row["tokens"]: row["val/loss"] for row in rows if row.get("val/loss") is not None}
 
 
 def sweeps_of(outputs: Path) -> dict[str, list[str]]:

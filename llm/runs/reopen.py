@@ -39,6 +39,12 @@ class OpenRun:
         """Which weights these are: "best weights, step 1200"."""
         return f"{'best ' if self.weights.parent.name == 'best' else ''}weights, step {self.step}"
 
+    @property
+    def evaluation(self) -> dict[str, Any]:
+        """The row of the metric log that judges these weights, empty where there is none."""
+        rows = [r for r in self.metrics if r["step"] == self.step and r.get("val/loss") is not None]
+        return rows[-1] if rows else {}
+
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:
         """Every line of metrics.jsonl, oldest first."""

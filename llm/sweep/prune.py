@@ -17,11 +17,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, median
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from llm.config.outcome import run_facts
 from llm.runs.arms import texts
-from llm.tracking.log import parse
+from llm.tracking.points import Follower
 
 #: (tokens, loss) of each evaluation of a run, in the order of tokens.
 Curve = Sequence[tuple[int, float]]
@@ -143,27 +143,16 @@ class _Log:
         self.curve: list[tuple[int, float]] = []
         self.last_loss: float | None = None
         self.texts: frozenset[str] = frozenset()
-        self._seen = 0
+        self._log = Follower(folder / "metrics.jsonl", holding=b'"val/bpb"')
 
     def read_on(self) -> None:
-        path = self.folder / "metrics.jsonl"
-        try:
-            with path.open("rb") as file:
-                size = file.seek(0, 2)
-                if size < self._seen:  # cut back to a checkpoint
-                    self._seen, self.curve = 0, []
-                file.seek(self._seen)
-                text = file.read()
-        except OSError:
-            return
-        whole = text[: text.rfind(b"\n") + 1]
-        told = b"".join(line + b"\n" for line in whole.split(b"\n") if b'"val/bpb"' in line)
-        try:
-            rows = list(parse(told, path))
-        except ValueError:  # cut back, and grown beyond what was seen, since the last look
-            self._seen, self.curve = 0, []
-            return
-        self._seen += len(whole)
+        rows: list[dict[str, Any]] = []
+        seen = -1
+        while seen != self._log.position:
+            seen = self._log.position
+            rows += self._log.rows()
+            if self._log.begun_anew:  # cut back to a checkpoint
+                self.curve = []
         for row in rows:
             loss = math.inf if row["val/bpb"] is None else row["val/bpb"]
             while self.curve and self.curve[-1][0] >= row["tokens"]:

@@ -8,7 +8,8 @@ is what makes the first comparable byte by byte.
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -78,13 +79,9 @@ class MetricLog:
             self._file.close()
 
     @staticmethod
-    def read(path: Path) -> list[dict[str, Any]]:
-        """Every whole line of a log, oldest first; a torn last line is no line yet.
-
-        Raises ValueError, with the line's number, for anything else that is not JSON.
-        """
-        with open(path, "rb") as file:
-            return list(parse(file.read(), path))
+    def read(path: Path, holding: bytes = b"") -> list[dict[str, Any]]:
+        """Every whole line of a log that holds these bytes, oldest first; none without a log."""
+        return parse(path.read_bytes(), path, holding) if path.exists() else []
 
 
 class PerfLog(MetricLog):
@@ -97,16 +94,41 @@ class PerfLog(MetricLog):
         raise TypeError("perf.jsonl is never cut back")
 
 
-def parse(text: bytes, path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of `text`, a log's bytes up to wherever its writer is just now."""
-    for number, line in enumerate(text.split(b"\n")[:-1], start=1):
+def parse(
+    text: bytes, path: Path, holding: bytes = b"", keys: Sequence[str] = ("step", "tokens")
+) -> list[dict[str, Any]]:
+    """The rows of `text`, a log's bytes up to wherever its writer is just now.
+
+    Damaged lines are passed over, and that is said once for each log; a torn last line is no line
+    yet. Only lines that hold the bytes `holding` are looked at: a row in a hundred, perhaps.
+
+    Args:
+        keys: that every row has, whole numbers
+    """
+    rows, damaged = [], 0
+    for line in text.split(b"\n")[:-1]:
+        if holding not in line:
+            continue
         try:
             row = json.loads(line)
-        except ValueError as error:
-            raise ValueError(f"{path}, line {number} is not JSON: {error}") from None
-        if not isinstance(row, dict):
-            raise ValueError(f"{path}, line {number} is no JSON object")
-        yield row
+        except ValueError:
+            row = None
+        if isinstance(row, dict) and all(isinstance(row.get(key), int) for key in keys):
+            rows.append(row)
+        else:
+            damaged += 1
+    if damaged:
+        _tell(path, f"{path}: passing over {damaged} damaged line{'s' * (damaged > 1)}")
+    return rows
+
+
+_told: set[Path] = set()
+
+
+def _tell(path: Path, line: str) -> None:
+    if path not in _told:
+        _told.add(path)
+        print(line, file=sys.stderr)
 
 
 def _end_of_last_line(path: Path) -> int:

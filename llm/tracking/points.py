@@ -14,10 +14,14 @@ PIECE = 1 << 24
 
 
 class Follower:
-    """The rows that were appended to a log since the last look."""
+    """The rows that were appended to a log since the last look.
 
-    def __init__(self, path: Path):
-        self.path = path
+    Args:
+        options: of `llm.tracking.log.parse`
+    """
+
+    def __init__(self, path: Path, **options: Any):
+        self.path, self.options = path, options
         self.position = 0
         self.begun_anew = False  # the log was cut back since the last look
         self._last = b""  # the line before the position
@@ -34,7 +38,7 @@ class Follower:
             return []
         self.position += len(whole)
         self._last = whole[whole.rfind(b"\n", 0, -1) + 1 :]
-        return list(parse(whole, self.path))
+        return parse(whole, self.path, **self.options)
 
     def _read(self) -> bytes:
         try:
@@ -63,7 +67,7 @@ class Points:
     ):
         self.metrics = Follower(run / MetricLog.filename)
         self.perf = Follower(run / PerfLog.filename)
-        self.samples = Follower(samples)
+        self.samples = Follower(samples, keys=["step"])
         self.flops_per_token = flops_per_token
         self.tell = tell
         self.waiting: dict[int, dict[str, Any]] = {}
