@@ -72,22 +72,6 @@ def test_other_text_is_another_run(llm_train, toy_text):
     assert llm_train().folder != first.folder
 
 
-def test_other_code_is_noticed(llm_train, monkeypatch):
-    first = llm_train()
-    monkeypatch.setattr("llm.runs.identity.code_hash", lambda: "changed")
-    refused = llm_train()
-    assert refused.code == 2
-    assert len(refused.err.strip().splitlines()) == 1
-    assert "run.code_changed=accept" in refused.err
-    assert llm_train("run.code_changed=accept").folder == first.folder
-    restarted = llm_train("run.existing=restart")
-    assert restarted.code == 0
-    assert facts(restarted.folder)["code_hash"] == "changed"
-    kept = list(Path("outputs/runs/.replaced").iterdir())
-    assert len(kept) == 1  # nothing is deleted
-    assert facts(kept[0])["code_hash"] != "changed"
-
-
 def test_a_loss_that_is_not_finite_ends_the_run_with_a_diagnosis(llm_train):
     ended = llm_train("optimizer.lr=1e30", "train.clip_norm=null", "optimizer.warmup=0")
     assert ended.code == 1

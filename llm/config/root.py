@@ -106,7 +106,7 @@ class RunSettings:
 
     existing: `resume` continues an unfinished one and answers from a finished one; `restart`
         moves it aside and begins anew
-    code_changed: `refuse` stops where the code that made it was another; `accept` goes on; a
+    code_changed: `refuse` stops where other code began an unfinished run; `accept` goes on; a
         sweep goes on with the code and configs that it began with where it says `frozen`
     """
 

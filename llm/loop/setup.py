@@ -42,8 +42,9 @@ def prepare_run(job: Job, world: "World | None" = None) -> Setup:
     from llm.moe.exchange import check_split
     from llm.moe.layer import caveats
     from llm.prepare import prepare_data
+    from llm.runs.code import code_facts, packages
     from llm.runs.directory import Run, claim, folder_of
-    from llm.runs.identity import code_hash, config_hash, git_state, identify, versions
+    from llm.runs.identity import config_hash, git_state, identify, versions
 
     world = world or World()
     job, start = begin_from(job)
@@ -94,7 +95,7 @@ def prepare_run(job: Job, world: "World | None" = None) -> Setup:
         facts = {
             "state": "running",
             "config_hash": config_hash(identity),
-            "code_hash": code_hash(),
+            **code_facts(*packages(plugins)),
             "data_fingerprint": prepared.fingerprint,
             "text_fingerprint": prepared.text_fingerprint,
             "sweep": job.sweep,

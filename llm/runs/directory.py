@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
 from llm.config.errors import Failed, Refused
+from llm.runs.code import changes, mixed_code
 from llm.runs.files import write_json
 
 #: A run that was pruned is interrupted for another's sake: its sweep had better ones.
@@ -78,12 +79,13 @@ def claim(
 
     Args:
         root: `outputs/runs`
-        facts: what run.json says of a new run; `code_hash` is compared with an existing one's
+        facts: what run.json says of a new run; its code is compared with an existing one's
         existing: `resume`, or `restart` to move an existing run aside
-        code_changed: `accept` to go on with a run that other code began, anything else refuses
+        code_changed: `accept` to go on with an unfinished run that other code began, anything else
+            refuses; a finished one answers, with a note
         wait: for the process that holds it, and then answer from its result
     Raises:
-        Refused: another process holds it (and `wait` is false), or other code made it
+        Refused: another process holds it (and `wait` is false), or other code began it
     """
     (root / ".locks").mkdir(parents=True, exist_ok=True)
     lock = FileLock(_lock_file(root, run_id))
@@ -107,18 +109,19 @@ def claim(
         OmegaConf.save(OmegaConf.create(config), folder / "config.yaml")
         run.update(state="running")
         return run
-    if known["code_hash"] != facts["code_hash"]:
-        if code_changed != "accept":
-            lock.release()
-            raise Refused(
-                f"{folder} was made by other code ({known['code_hash']}, now "
-                f"{facts['code_hash']}); run.code_changed=accept goes on with it, "
-                "run.existing=restart begins anew"
-            )
-        if known["state"] != "finished":
-            changes = [*known.get("code_hashes", [known["code_hash"]]), facts["code_hash"]]
-            known = {**known, "code_hash": facts["code_hash"], "code_hashes": changes}
-    return Run(folder, known, lock)
+    changed = changes(known, facts)
+    if not changed:
+        return Run(folder, known, lock)
+    told = f"{folder} was made by other code ({changed})"
+    if known["state"] == "finished":
+        print(f"note: {told}", file=sys.stderr)
+        return Run(folder, known, lock)
+    if code_changed != "accept":
+        lock.release()
+        raise Refused(
+            f"{told}; run.code_changed=accept goes on with it, run.existing=restart begins anew"
+        )
+    return Run(folder, {**known, **mixed_code(known, facts)}, lock)
 
 
 def folder_of(root: Path, run_id: str) -> Path:

@@ -10,6 +10,9 @@ from typing import Any
 
 _PACKAGE = Path(__file__).parent.parent
 
+#: Raised whenever the numbers of a run may change for an equal config. It is in run.json, and not
+#: in the id; reports never pool runs of different versions.
+RESULT_VERSION = 1
 #: Classes that were renamed or moved: today's dotted name to the one that enters the hash.
 FORMER_NAMES: dict[str, str] = {}
 #: Keys that came later, with the value that means "as before", which is left out of the hash:
@@ -83,15 +86,6 @@ def identify(
         whole["init_from"] = start[1]
     stem.append(chosen["data"])
     return run_id(stem, whole, data_fingerprint), whole
-
-
-def code_hash(package: Path = _PACKAGE) -> str:
-    """A hash of every source file of `llm`."""
-    digest = hashlib.sha256()
-    for file in sorted(package.rglob("*.py")):
-        digest.update(file.relative_to(package).as_posix().encode() + b"\0")
-        digest.update(file.read_bytes() + b"\0")
-    return digest.hexdigest()[:16]
 
 
 def versions() -> dict[str, str]:

@@ -18,8 +18,8 @@ from llm.config.outcome import Outcome, SweepJob, as_problem, report_problem, ru
 from llm.plan.cost import Costs
 from llm.plan.memory import peak_memory
 from llm.runs.arms import arm_of, read_content
+from llm.runs.code import changes, code_facts, packages
 from llm.runs.directory import mark_pruned
-from llm.runs.identity import code_hash
 from llm.sweep import manifest, process
 from llm.sweep.answer import Answers, resolved_here
 from llm.sweep.prune import Entry, Pruner
@@ -87,7 +87,7 @@ def _tasks(
     assert jobs.snapshot is not None
     composer, answers = frozen.composer(), Answers(resolved_here)
     costs = Costs()
-    code = code_hash(jobs.snapshot / "llm")
+    changed: dict[str, str] = {}  # of the code that made a finished run
     tasks: list[Task] = []
     firsts: dict[str, Task] = {}
     with composer.opened():
@@ -129,12 +129,17 @@ def _tasks(
                 if task.shares is task:
                     task.shares = None
                 facts = run_facts(task.folder)
-                same = facts.get("code_hash") == code or config["run"]["code_changed"] == "accept"
-                if facts.get("state") == "finished" and same and not restarts:
+                if facts.get("state") == "finished" and not restarts:
                     task.outcome = _answer(task, facts)
+                    places = [jobs.snapshot / place.name for place in packages(job.plugins)]
+                    changed[task.run] = changes(facts, code_facts(*places))
             if task.outcome is None and given_up is not None:
                 task.outcome = replace(given_up, job=number)
             task.at_once = task.outcome is not None
+    told = [how for how in changed.values() if how]
+    if told:
+        which = f"{len(told)} of {len(changed)} finished runs were made by other code"
+        print(f"note: {which} ({told[0]})", file=sys.stderr)
     return tasks
 
 

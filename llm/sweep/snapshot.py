@@ -13,12 +13,11 @@ import hashlib
 import json
 import os
 import shutil
-from importlib.util import find_spec
 from pathlib import Path
 
-import llm
 from llm.config.choices import Choices
 from llm.config.errors import Refused
+from llm.runs.code import code_facts, counts, packages
 from llm.runs.files import write_atomically, write_json
 from llm.runs.identity import git_state
 
@@ -47,9 +46,10 @@ def freeze(
     if has_begun and before and before != name and (root / before / "snapshot.json").exists():
         if code_changed == "frozen":
             return root / before
-        if code_changed == "refuse" and existing != "restart":
+        changed = _changed(root / before, sums)
+        if changed and code_changed == "refuse" and existing != "restart":
             raise Refused(
-                f"{sweep} began with other files ({_changed(root / before, sums)}); "
+                f"{sweep} began with other files ({changed}); "
                 "run.code_changed=frozen goes on with those that it began with, "
                 "run.code_changed=accept with today's, run.existing=restart begins anew"
             )
@@ -69,19 +69,13 @@ def environment(snapshot: Path) -> dict[str, str]:
 
 def _sources(choices: Choices, plugins: list[str]) -> dict[str, Path]:
     """Where it stands in the snapshot to where it comes from."""
-    package = Path(llm.__file__).parent
-    found = {"llm": package, "conf": choices.conf}
+    found = {place.name: place for place in packages(plugins)}
+    found |= {"conf": choices.conf}
     found |= {f"others/{i:02}": folder for i, folder in enumerate(choices.others)}
     for name in ("llm_local.py", "llm_grid.py"):  # launcher and sweeper
-        plugin_file = package.parent / "hydra_plugins" / name
+        plugin_file = found["llm"].parent / "hydra_plugins" / name
         if plugin_file.exists():
             found[f"hydra_plugins/{name}"] = plugin_file
-    for plugin in plugins:
-        spec = find_spec(plugin)
-        if spec is not None and spec.origin and "site-packages" not in spec.origin:
-            origin = Path(spec.origin)
-            is_package = origin.name == "__init__.py"
-            found[plugin if is_package else origin.name] = origin.parent if is_package else origin
     return found
 
 
@@ -121,8 +115,10 @@ def _copy(sources: dict[str, Path], sums: dict[str, str], root: Path, name: str)
 
 
 def _changed(before: Path, sums: dict[str, str]) -> str:
-    """The first few files that differ, for the refusal."""
+    """The first few files that differ and can change a result, for the refusal."""
     old = json.loads((before / "snapshot.json").read_text())["files"]
     names = sorted(name for name in {*old, *sums} if old.get(name) != sums.get(name))
+    same = code_facts(before / "llm") == code_facts(*packages())  # comments aside
+    names = [n for n in names if not n.startswith("llm/") or (counts(n) and not same)]
     shown = ", ".join(names[:3])
     return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown

@@ -9,7 +9,8 @@ import pytest
 import llm
 from llm.config.choices import Choices, conf_folder
 from llm.config.errors import Refused
-from llm.runs.identity import code_hash
+from llm.runs import code
+from llm.runs.code import code_facts, packages
 from llm.sweep.snapshot import freeze
 
 
@@ -24,7 +25,7 @@ def edited(tmp_path):
 def test_a_snapshot_has_the_code_and_the_configs(edited):
     choices, sweep = edited
     made = freeze(sweep, choices, [], "refuse", "resume")
-    assert code_hash(made / "llm") == code_hash()
+    assert code_facts(made / "llm") == code_facts(*packages())
     nano = "model/nano.yaml"
     assert (made / "conf" / nano).read_bytes() == (choices.conf / nano).read_bytes()
     plugins = {file.name for file in (made / "hydra_plugins").iterdir()}
@@ -47,6 +48,28 @@ def test_an_edit_is_noticed_and_has_three_answers(edited):
     assert second != first
     assert (first / "conf" / "model" / "nano.yaml").read_text() == before
     assert freeze(sweep, choices, [], "refuse", "resume") == second
+
+
+def test_of_the_code_only_what_can_change_a_result_needs_an_answer(edited, tmp_path, monkeypatch):
+    choices, sweep = edited
+    copied = tmp_path / "copied" / "llm"
+    shutil.copytree(code._PACKAGE, copied, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(code, "_PACKAGE", copied)
+    first = freeze(sweep, choices, [], "refuse", "resume")
+    (sweep / "jobs").mkdir()  # it has begun
+    for name, line in [("chat.py", "x = 1"), ("plan/cost.py", "x = 1"), ("build.py", "# a word")]:
+        with (copied / name).open("a") as file:
+            file.write(f"\n{line}\n")
+    code_facts.cache_clear()
+    second = freeze(sweep, choices, [], "refuse", "resume")
+    assert second != first and (second / "llm/chat.py").read_text().endswith("x = 1\n")
+    with (copied / "build.py").open("a") as file:
+        file.write("x = 1\n")
+    with (copied / "chat.py").open("a") as file:
+        file.write("x = 2\n")
+    code_facts.cache_clear()
+    with pytest.raises(Refused, match=r"began with other files \(llm/build\.py\)"):
+        freeze(sweep, choices, [], "refuse", "resume")
 
 
 def test_what_was_edited_before_the_first_job_needs_no_answer(edited):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from llm.runs.identity import code_hash
+from llm.runs.code import code_facts
 from llm.runs.listing import sweeps_of
 from tests.toy import TOY
 
@@ -53,12 +53,12 @@ def wait_for(condition, process) -> None:
 
 def test_an_edit_in_mid_sweep_changes_nothing_and_a_killed_sweep_goes_on(checkout):
     root, start = checkout
-    before = code_hash(root / "llm")
+    before = code_facts(root / "llm")["code_hash"]
     line = ["seed=1,2,3", "train.budget=60steps", "hydra.launcher.jobs=1"]
     process = start(*line)
     wait_for(lambda: any(told["state"] == "finished" for told in facts()), process)
     train = root / "llm" / "build.py"
-    train.write_text(train.read_text() + "\n# an edit\n")
+    train.write_text(train.read_text() + "\nEDITED = True\n")
     style = root / "conf" / "model" / "style" / "gpt2.yaml"
     style.write_text(style.read_text().replace("activation: gelu_tanh", "activation: relu2"))
     wait_for(lambda: len(facts()) > 1, process)
