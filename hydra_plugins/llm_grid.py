@@ -49,7 +49,7 @@ class GridSweeper(Sweeper):
         if self.params:  # those of a study are among the jobs' own
             raise Refused("hydra.sweeper.params: type the values themselves: KEY=A,B")
         self.folder.mkdir(parents=True, exist_ok=True)
-        returns = self.launcher.launch(self.jobs.frozen().hydra_grid(), initial_job_idx=0)
+        returns = self.launcher.launch(list(self.jobs.frozen().grid()), initial_job_idx=0)
         for job in returns:
             _ = job.return_value  # raises what the job raised
         return [returns]

@@ -61,6 +61,8 @@ OVERRIDES = [
     ("debug=null", "debug=null", "leave it out"),
     ("~model", "~model", "model=base|gpt2|large"),
     ("~optimizer.betas", "~optimizer.betas", "optimizer.betas=VALUE"),
+    ("~optimizer.lr_factors.haed", "~optimizer.lr_factors.haed", "nothing to leave out"),
+    ("--cfg job ~optimizer.beta", "~optimizer.beta", "did you mean optimizer.betas?"),
     ("model@moe=tiny", "model@moe=tiny", "write model=OPTION"),
     ("hydra/launcher=basci", "hydra/launcher=basci", "did you mean"),
     ("hydra/launchr=basic", "hydra/launchr=basic", "did you mean hydra/launcher?"),
@@ -287,6 +289,13 @@ def test_flags_may_stand_between_overrides(type_line):
     ended = type_line("model=mini", "--cfg", "job", "seed=5", "--package", "model")
     assert ended.code == 0
     assert "d_model: 256" in ended.out
+
+
+def test_a_mapping_without_keys_of_its_own_takes_any(type_line):
+    line = ["optimizer.lr_factors.head=2", "+optimizer.lr_factors={gain: 3}"]
+    ended = type_line("--cfg", "job", *line, "~optimizer.lr_factors.head")
+    assert ended.code == 0, ended.err
+    assert "  lr_factors:\n    gain: 3\n" in ended.out
 
 
 def test_each_line_of_config_says_its_value_resolved(type_line):

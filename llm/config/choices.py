@@ -132,9 +132,11 @@ class Choices:
                     return option.group
         return None
 
-    def within_part(self, key: str) -> bool:
-        """Whether the dotted `key` lies where parts with names of the user's own are."""
+    def within_open(self, key: str) -> bool:
+        """Whether the dotted `key` lies where names are the user's own: among parts, or in a
+        mapping that some file has empty."""
         rooms = {place.rsplit(".", 2)[0] for option in self.options for place in option.inner}
+        rooms |= {path for path, value in self._leaves if value == {}}
         return any(key.startswith(f"{room}.") for room in rooms)
 
     @cached_property
@@ -169,9 +171,13 @@ class Choices:
     @cached_property
     def keys(self) -> list[str]:
         """Every dotted key that the top config or some option lists."""
-        nodes = [(self.top_node, ""), *((option.node, option.place) for option in self.options)]
-        found = {key for node, place in nodes for key, _ in leaves(node, place)}
+        found = {key for key, _ in self._leaves}
         return sorted(key for key in found if key.split(".")[0] != "defaults")
+
+    @cached_property
+    def _leaves(self) -> list[tuple[str, Any]]:
+        nodes = [(self.top_node, ""), *((option.node, option.place) for option in self.options)]
+        return [leaf for node, place in nodes for leaf in leaves(node, place)]
 
 
 def _over(shared: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import itertools
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain
@@ -21,10 +21,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from llm.config import space
 from llm.config.choices import Choices
-from llm.config.compose import Composer, plain, values_of
+from llm.config.compose import Composer, plain
 from llm.config.errors import Refused
 from llm.config.outcome import Job, Outcome, SweepJob, as_problem, perform, report_problem
-from llm.config.overrides import Typed
+from llm.config.overrides import Typed, as_typed
 from llm.config.plain import MISTAKES, one_line
 from llm.config.study import Sweep, chosen_study, with_study
 
@@ -57,13 +57,15 @@ class Jobs:
     ):
         self.command, self.task, self.choices, self.line = command, task, choices, typed
         # What a sweep's study sweeps is as good as typed.
-        study = with_study(typed, choices) if is_sweep else Sweep(typed, [], False)
-        self.typed, self.lines, self.has_params = study
+        study = with_study(typed, choices) if is_sweep else Sweep([], [], False)
+        self.typed, self.n_grid = [*study.grid, *typed], len(study.grid)
+        self.lines, self.has_params = study.lines, study.has_params
         self.problem: Exception | None = None  # of a single job
         self.sweep = _sweep_name(typed, chosen_study(typed, choices)) if is_sweep else None
         self.folder = ""  # of the sweep
         self.snapshot: Path | None = None
         self.sweeper: dict[str, Any] = {}  # the node of `hydra.sweeper`
+        self.launcher = ""  # the class that it names
         self.restarts = False
         self.parent = os.getpid()
         self.codes: list[int] = []  # of jobs that a launcher did itself
@@ -78,7 +80,7 @@ class Jobs:
             return self.overrides()
         composer = self.composer()
         with composer.opened():
-            made = self.job(0, [], composer)
+            made = self.job(0, next(self.each_value()), composer)
         if isinstance(made, Outcome):  # Hydra will say it
             return self.overrides()
         from llm.config import stand_in
@@ -105,23 +107,23 @@ class Jobs:
         return given
 
     def composer(self) -> Composer:
-        return Composer(self.choices, self.typed, self.hydra_overrides())
+        of_hydra = [o.for_hydra for o in self.typed if not o.values]
+        return Composer(self.choices, [*of_hydra, *self.hydra_overrides()])
 
     def __call__(self, config: DictConfig) -> float | None:
         """One job. Nothing is raised into Hydra, which would print lines of its own."""
         hydra_config = HydraConfig.get()
         # As typed: `${optimizer.eps_}` is refused in one line where the config is resolved.
         given: Any = OmegaConf.to_container(hydra_config.overrides.task, resolve=False)
-        overrides = [override.lstrip("+") for override in given]
         if self.sweep is None:
-            self.single(config, hydra_config, overrides)
+            self.single(config, hydra_config, given)
             return None
         number = hydra_config.job.num
         elsewhere = self.snapshot is not None and os.getpid() != self.parent
         job = (
-            self.frozen_job(number, overrides)
+            self.frozen_job(number, given)
             if elsewhere
-            else self.composed(number, overrides, config, hydra_config)
+            else self.composed(number, given, config, hydra_config)
         )
         if isinstance(job, Outcome):
             outcome = job
@@ -132,50 +134,62 @@ class Jobs:
         else:
             outcome = perform(job, self.choices, self.task)
         outcome.append_to(self.folder)
-        report_problem(self.command, self.label(overrides), outcome)
+        report_problem(self.command, self.label(outcome.overrides), outcome)
         return outcome.objective
 
-    def single(self, config: DictConfig, hydra_config: Any, overrides: list[str]) -> None:
-        words = self.typed_words(overrides)
+    def single(self, config: DictConfig, hydra_config: Any, given: list[str]) -> None:
+        words = self.typed_words([as_typed(text) for text in given])
         try:
-            described = self.composed(0, overrides, config, hydra_config)
+            described = self.composed(0, given, config, hydra_config)
             if isinstance(described, Outcome):
                 raise Refused(described.problem)
             self.task(described.as_job(self.choices))
         except Exception as error:
             self.problem = as_problem(error, words)
 
-    def job(self, number: int, overrides: list[str], composer: Composer) -> SweepJob | Outcome:
-        """The job that a sweeper wants, composed the quick way; an outcome where it cannot be."""
-        overrides = [text.lstrip("+") for text in overrides]
-        try:
-            raw, hydra_config = composer.job(values_of(overrides))
-        except MISTAKES as error:
-            return Outcome(number, overrides, 2, one_line(error, self.choices), again=False)
-        return self.described(number, overrides, raw, hydra_config)
+    def job(self, number: int, given: Sequence[str], composer: Composer) -> SweepJob | Outcome:
+        """The job that a sweeper wants, composed the quick way; an outcome where it cannot be.
 
-    def frozen_job(self, number: int, overrides: list[str]) -> SweepJob | Outcome:
+        Args:
+            given: its overrides, as Hydra takes them
+        """
+        return self._described(number, given, lambda: composer.job(self._in_order(given)))
+
+    def frozen_job(self, number: int, given: Sequence[str]) -> SweepJob | Outcome:
         """The job as the snapshot's configs have it, whatever a launcher composed by now."""
         frozen = self.frozen()
         composer = frozen.composer()
         with composer.opened():
-            return frozen.job(number, overrides, composer)
+            return frozen.job(number, given, composer)
 
     def composed(
-        self, number: int, overrides: list[str], config: DictConfig, hydra_config: Any
+        self, number: int, given: Sequence[str], config: DictConfig, hydra_config: Any
     ) -> SweepJob | Outcome:
         """The job that Hydra has composed."""
+        chosen = hydra_config.runtime.choices
+        return self._described(number, given, lambda: (plain(config), chosen))
+
+    def _in_order(self, given: Sequence[str]) -> Sequence[str]:
+        """A study's grid, its line, what was typed: where two of them meet the later one wins. A
+        search's sweeper has them in an order of its own."""
+        if self.sweep is None:
+            return given
+        grid, typed = self.typed[: self.n_grid], self.typed[self.n_grid :]
+        order = [o.for_hydra.partition("=")[0] for o in [*grid, *chain(*self.lines), *typed]]
+        return sorted(given, key=lambda text: order.index(text.partition("=")[0]))
+
+    def _described(
+        self,
+        number: int,
+        given: Sequence[str],
+        compose: Callable[[], tuple[dict[str, Any], Mapping[str, Any]]],
+    ) -> SweepJob | Outcome:
+        overrides = [as_typed(text) for text in given]
         try:
-            raw = plain(config)
+            raw, chosen = compose()
+            plugins = self.plugins(raw)
         except MISTAKES as error:
             return Outcome(number, overrides, 2, one_line(error, self.choices), again=False)
-        return self.described(number, overrides, raw, hydra_config)
-
-    def described(
-        self, number: int, overrides: list[str], raw: dict[str, Any], hydra_config: Any
-    ) -> SweepJob | Outcome:
-        try:
-            plugins = self.plugins(raw)
         except Refused as refusal:
             return Outcome(number, overrides, 2, str(refusal), again=False)
         return SweepJob(
@@ -183,7 +197,7 @@ class Jobs:
             overrides,
             self.label(overrides),
             raw,
-            {k: v for k, v in hydra_config.runtime.choices.items() if isinstance(v, str)},
+            {k: v for k, v in chosen.items() if isinstance(v, str)},
             self.typed_words(overrides),
             self.typed_groups(overrides),
             plugins,
@@ -227,9 +241,10 @@ class Jobs:
         """An open composer of this sweep's jobs, which knows its sweeper."""
         composer = self.composer()
         with composer.opened():
-            _, hydra_config = composer.job({})
-            node: Any = OmegaConf.to_container(hydra_config.sweeper, enum_to_str=True)
-            self.sweeper = node
+            hydra = composer.hydra(next(self.each_value()))
+            sweeper: Any = OmegaConf.to_container(hydra.sweeper, enum_to_str=True)
+            self.sweeper, self.folder = sweeper, str(hydra.sweep.dir)
+            self.launcher = str(hydra.launcher._target_)
             for override in [*self.typed, *chain(*self.lines)]:
                 if override.is_interval and not self.draws:
                     remedy = "add hydra/sweeper=optuna to search it"
@@ -251,16 +266,14 @@ class Jobs:
         process.
         """
         with self.composing() as composer:
-            for values in self.each_value():
-                first = self._validated(values, composer)
+            for given in self.each_value():
+                first = self._validated(given, composer)
             if self.draws:
                 self._refuse_search()
                 self.typed = [self._as_drawn(override, composer) for override in self.typed]
-            _, hydra_config = composer.job({})
-        self.folder = str(hydra_config.sweep.dir)
         rules = first.raw["run"]
         self.restarts = rules["existing"] == "restart"
-        if hydra_config.launcher._target_ != _BASIC:
+        if self.launcher != _BASIC:
             from llm.sweep.snapshot import freeze
 
             if os.environ.get("WORLD_SIZE", "1") != "1":
@@ -276,8 +289,8 @@ class Jobs:
             )
         return Path(self.folder) / "jobs.jsonl"
 
-    def _validated(self, values: dict[str, str], composer: Composer) -> SweepJob:
-        made = self.job(0, [f"{k}={v}" for k, v in values.items()], composer)
+    def _validated(self, given: list[str], composer: Composer) -> SweepJob:
+        made = self.job(0, given, composer)
         if isinstance(made, Outcome):
             raise Refused(made.problem)
         made.validated(self.choices)
@@ -298,7 +311,7 @@ class Jobs:
         if doubtful is not None:
             first = next(self.each_value())
             try:
-                self._validated({**first, override.key: str(doubtful)}, composer)
+                self._validated([*first, override.choosing(str(doubtful))], composer)
             except Refused:
                 fractions = False
         name = override.for_hydra.partition("=")[0]
@@ -329,35 +342,31 @@ class Jobs:
         frozen.sweep = self.sweep
         return frozen
 
-    def each_value(self) -> Iterator[dict[str, str]]:
-        """The first value of everything swept, and each other value beside these; of each line."""
+    def each_value(self) -> Iterator[list[str]]:
+        """The overrides of some jobs, as Hydra takes them: the first value of everything, and each
+        other value beside these; so for each line. Of an interval, its ends."""
         for line in self.lines or [[]]:
-            typed = [o for o in [*line, *self.typed] if o.key in self.swept]
-            first = {o.key: o.values[0] for o in typed}
+            typed = self._beside(line)
+            first = [o.choosing(o.values[0]) for o in typed]
             yield first
-            for override in typed:
+            for i, override in enumerate(typed):
                 for value in override.values[1:]:
-                    yield {**first, override.key: value}
-
-    def examples(self) -> Iterator[list[str]]:
-        """The overrides of some jobs: each value that is listed, and the ends of each interval."""
-        fixed = {o.key: o.values[0] for o in self.typed if len(o.values) == 1}
-        for values in self.each_value():
-            yield [f"{key}={value}" for key, value in {**fixed, **values}.items()]
+                    yield [*first[:i], override.choosing(value), *first[i + 1 :]]
 
     def grid(self) -> Iterator[list[str]]:
-        """The overrides of every job: line by line, each in the order of Hydra's sweeper."""
-        for job in self._combinations():
-            yield [f"{override.key}={value}" for override, value in job]
-
-    def hydra_grid(self) -> list[list[str]]:
-        """The same as Hydra takes it."""
-        return [[o.choosing(value) for o, value in job] for job in self._combinations()]
-
-    def _combinations(self) -> Iterator[tuple[tuple[Typed, str], ...]]:
+        """The overrides of every job, as Hydra takes them: line by line, each in the order of
+        Hydra's sweeper."""
         for line in self.lines or [[]]:
-            keys = {o.key: [(o, value) for value in o.values] for o in [*line, *self.typed]}
-            yield from itertools.product(*(values for values in keys.values() if values))
+            every = [[o.choosing(value) for value in o.values] for o in self._beside(line)]
+            yield from map(list, itertools.product(*every))
+
+    def _beside(self, line: list[Typed]) -> list[Typed]:
+        """Everything of a line and beside it. In a sweep, as in Hydra's sweepers, what is given
+        twice has the place of the first and the values of the last."""
+        given = [o for o in [*line, *self.typed] if o.values]
+        if self.sweep is None:
+            return given
+        return list({o.for_hydra.partition("=")[0]: o for o in given}.values())
 
     def conclude(self, outcomes: Path, begin: int) -> int:
         """The exit code of a sweep whose jobs wrote `outcomes` from byte `begin` on. The last line

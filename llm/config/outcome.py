@@ -102,10 +102,13 @@ class SweepJob:
 
 
 def _copy(source: dict[str, Any], target: dict[str, Any], path: list[str]) -> None:
-    """Set in `target` what stands in `source` at `path`."""
+    """Set in `target` what stands in `source` at `path`; delete there what does not."""
     for part in path[:-1]:
         source, target = source[part], target.setdefault(part, {})
-    target[path[-1]] = copy.deepcopy(source[path[-1]])
+    if path[-1] in source:
+        target[path[-1]] = copy.deepcopy(source[path[-1]])
+    else:
+        target.pop(path[-1], None)
 
 
 @dataclass(frozen=True)

@@ -44,9 +44,14 @@ class Typed:
         """Whether only a search can take it: its values cannot be listed."""
         return space.is_interval(self.sweep)
 
+    @property
+    def deletes(self) -> bool:
+        """Whether it is `~key`, or `~key=value`, which deletes that value only."""
+        return self.for_hydra.startswith("~")
+
     def choosing(self, value: str) -> str:
         """The override for Hydra that takes one of the values."""
-        return self.for_hydra.split("=", 1)[0] + f"={value}"
+        return self.for_hydra if self.deletes else f"{self.for_hydra.partition('=')[0]}={value}"
 
 
 def read(texts: list[str], choices: Choices, multirun: bool) -> list[Typed]:
@@ -55,7 +60,19 @@ def read(texts: list[str], choices: Choices, multirun: bool) -> list[Typed]:
     chosen = choices.defaults() | {o.key: o.values[0] for o in read if o.is_group and o.values}
     there = {p for o in choices.options if chosen.get(o.group) == o.name for p in o.inner}
     # Hydra wants to be told whether a part is another one or takes the place of one.
-    return [replace(o, for_hydra=o.for_hydra.lstrip("+")) if o.key in there else o for o in read]
+    return [
+        replace(o, for_hydra=o.for_hydra.lstrip("+")) if o.key.replace("/", ".") in there else o
+        for o in read
+    ]
+
+
+def as_typed(for_hydra: str) -> str:
+    """An override that Hydra takes, as one types it: `++seed=1` is `seed=1`, and
+    `+data@data.parts.mine.corpus=pydoc` is `data/parts/mine/corpus=pydoc`."""
+    key, equals, value = for_hydra.lstrip("+").partition("=")
+    if "@" in key:
+        key = key.partition("@")[2].replace(".", "/")
+    return f"{key}{equals}{value}"
 
 
 def search_path(texts: list[str]) -> list[str]:
@@ -101,9 +118,13 @@ def _read(text: str, choices: Choices, multirun: bool) -> Typed:
     if key.startswith("hydra."):  # Hydra refuses a key of its own that it lacks, but not behind +
         is_open = key.split(".")[1] in HYDRA_OPEN
         return Typed(text, text if is_open else text.lstrip("+"), key, False, [])
-    _refuse_deletion(text, key, override, choices)
     if override.package:
         raise Refused(f"{text}: a group has one place; write {key}=OPTION")
+    if override.type is OverrideType.DEL:
+        if key in choices.groups:
+            options = "|".join(choices.groups[key])
+            raise Refused(f"{text}: nothing can be left out; choose one: {key}={options}")
+        return Typed(text, text, key, False, [text.partition("=")[2]])
     values = _values(override, choices.groups.get(key, []))
     sweep: Any = override.value() if override.is_sweep_override() else None
     if override.is_sweep_override() and not multirun:
@@ -125,21 +146,11 @@ def _read(text: str, choices: Choices, multirun: bool) -> Typed:
             for value in values:
                 _check_option(text, group, value, choices)
             for_hydra = f"+{group}@{dotted}={text.partition('=')[2]}"
-            return Typed(text, for_hydra, dotted, True, values, sweep)
+            return Typed(text, for_hydra, key, True, values, sweep)
         guess = dotted if dotted in choices.keys else nearest(key, choices.groups)
         hint = f"; did you mean {guess}?" if guess else ""
         raise Refused(f"{text}: there is no group {key}{hint}")
     return Typed(text, "++" + text.lstrip("+"), key, False, values, sweep)
-
-
-def _refuse_deletion(text: str, key: str, override: Override, choices: Choices) -> None:
-    if override.type is not OverrideType.DEL:
-        return
-    if key in choices.groups:
-        remedy = f"choose one: {key}={'|'.join(choices.groups[key])}"
-    else:
-        remedy = f"set a value: {nearest(key, choices.keys) or 'key'}=VALUE"
-    raise Refused(f"{text}: nothing can be left out; {remedy}")
 
 
 def _values(override: Override, options: list[str]) -> list[str]:
@@ -170,7 +181,7 @@ def check_listed(typed: list[Typed], choices: Choices) -> None:
     for override in typed:
         if override.is_group or override.key.startswith("hydra"):
             continue
-        if choices.within_part(override.key):  # of a part that a file of the user's may hold
+        if choices.within_open(override.key):
             continue
         if override.key not in choices.keys and override.key not in sections:
             hint = did_you_mean(override.key, [*choices.keys, *choices.groups])

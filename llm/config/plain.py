@@ -43,6 +43,9 @@ def one_line(error: Exception, choices: Choices) -> str:
         known = [f"{key[1].rpartition('.')[0]}.{name}" for name in parent or []]
         known = known or [f"hydra.{name}" for name in OmegaConf.structured(HydraConf)]
         return f"{key[1]}: no such key of Hydra's{did_you_mean(key[1], known)}"
+    key = re.search(r"Could not delete from config. '([^']+)' does not exist", str(error))
+    if key:
+        return f"~{key[1]}: there is nothing to leave out{did_you_mean(key[1], choices.keys)}"
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
     what = lines[0] if lines else type(error).__name__

@@ -38,21 +38,21 @@ def chosen_study(typed: list[Typed], choices: Choices) -> str | None:
 
 
 class Sweep(NamedTuple):
-    """What all jobs of a sweep share, and what each line adds to it: none for a grid alone."""
+    """What a study adds to all jobs of a sweep, and with each line: none for a grid alone."""
 
-    typed: list[Typed]
+    grid: list[Typed]
     lines: list[list[Typed]]
     has_params: bool  # in `hydra.sweeper`, where Hydra's own sweepers would find them, too
 
 
 def with_study(typed: list[Typed], choices: Choices) -> Sweep:
-    """`typed`, of the command line, with what the study sweeps.
+    """What the study sweeps beside `typed`, of the command line.
 
     Raises Refused for a mistake in the study's file.
     """
     study = chosen_study(typed, choices)
     files = [choices.files.get(("", choices.top)), choices.files.get((GROUP, study or ""))]
-    by_hand = {o.key for o in typed}
+    by_hand = {o.key for o in typed if not o.deletes}
     grid: dict[str, Typed] = {}
     lines: list[list[Typed]] = []
     has_params = False
@@ -69,10 +69,9 @@ def with_study(typed: list[Typed], choices: Choices) -> Sweep:
     for line in lines:
         own = {o.key for o in line}
         line[:0] = [o for key, o in grid.items() if key in of_lines - own]
-    shared = [o for key, o in grid.items() if key not in of_lines]
     unique = {tuple(o.text for o in line): line for line in lines}
     whole = [] if list(unique) == [()] else list(unique.values())
-    return Sweep([*shared, *typed], whole, has_params)
+    return Sweep([o for key, o in grid.items() if key not in of_lines], whole, has_params)
 
 
 def _sweeper(file: Path) -> dict[str, Any]:

@@ -89,7 +89,7 @@ class _Walk:
             elif parameter.default is not MISSING:
                 config[key] = recorded = parameter.default
             else:
-                raise self.refusal(here, f"is missing{self.options_of(here)}")
+                raise self.missing(here)
             if parameter.recorded:
                 identity[key] = recorded
         if target is None:
@@ -152,9 +152,10 @@ class _Walk:
         except Refused as refusal:
             raise self.refusal(f"{path}._target_", refusal.message) from None
 
-    def options_of(self, path: str) -> str:
+    def missing(self, path: str) -> Refused:
         options = self.choices.groups.get(path.replace(".", "/"))
-        return f"; choose one of {', '.join(options)}" if options else ""
+        remedy = f"choose one of {', '.join(options)}" if options else f"set {path}=VALUE"
+        return self.refusal(path, f"is missing; {remedy}")
 
     def unknown(self, key: str, value: Any, schema: Schema, path: str) -> None:
         """Note a key that another option of the group uses; refuse one that none does."""

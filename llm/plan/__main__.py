@@ -67,10 +67,10 @@ def run(arguments: list[str]) -> int:
 def plan(jobs: Jobs, calibrate: bool) -> list[Planned]:
     """Every job of the grid, in the order of the sweep; of a search, examples of its jobs."""
     with jobs.composing() as composer:
-        config, _ = composer.job({})
+        config, _ = composer.job(next(jobs.each_value()))
         outputs = Path(str(config["outputs"]))
         answers = Answers(Machines(outputs).facts)
-        lines = jobs.examples() if jobs.draws else jobs.grid()
+        lines = jobs.each_value() if jobs.draws else jobs.grid()
         made = [jobs.job(i, overrides, composer) for i, overrides in enumerate(lines)]
     planned = _planned(jobs, outputs, answers, made)
     if calibrate:

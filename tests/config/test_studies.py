@@ -115,8 +115,8 @@ def test_a_snapshot_freezes_the_study(type_line, workplace):
     jobs.snapshot = freeze(Path("sweep"), choices, [], "refuse", "resume")
     file = workplace / "mine" / "experiments" / "width.yaml"
     file.write_text(file.read_text().replace("seed: 1,2", "seed: 1,2,3"))
-    assert len(jobs.frozen().hydra_grid()) == 6
-    assert len(Jobs("llm.train", print, choices, typed, True).hydra_grid()) == 9
+    assert len(list(jobs.frozen().grid())) == 6
+    assert len(list(Jobs("llm.train", print, choices, typed, True).grid())) == 9
 
 
 @pytest.mark.parametrize("name", Choices().groups["experiments"])

@@ -9,12 +9,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm.config.choices import Choices, leaves
-from llm.config.compose import plain
 from llm.config.errors import Failed, Interrupted
 from llm.config.jobs import Jobs
 from llm.config.outcome import SweepJob
@@ -129,23 +127,6 @@ def test_how_a_sweep_is_launched_does_not_name_it(type_line):
     name = type_line.jobs[-1].sweep
     assert type_line("-m", "run.code_changed=accept", "seed=1,2", "hydra.verbose=false").code == 0
     assert type_line.jobs[-1].sweep == name
-
-
-def test_the_quick_way_to_compose_a_job_is_hydras(workplace):
-    """Every job of a grid has the config that Hydra composes from its overrides."""
-    line = ["model=tiny,nano", "moe=dense,switch", "moe.n_experts=2,4", "optimizer.lr=1e-3"]
-    line += ["optimizer/schedule=wsd", "seed=3,4", "outputs=o1,o2"]
-    choices = Choices()
-    jobs = Jobs("llm.train", print, choices, read(line, choices, True), True)
-    composer, grid = jobs.composer(), list(jobs.grid())
-    assert len(grid) == 32
-    with composer.opened():
-        made = [jobs.job(i, overrides, composer) for i, overrides in enumerate(grid)]
-    with initialize_config_dir(str(choices.conf), version_base="1.3"):
-        for i in (0, 7, 13, 31):
-            given = [t if t.split("=")[0] in choices.groups else f"++{t}" for t in grid[i]]
-            assert made[i].raw == plain(compose("train", given))
-            assert made[i].chosen["model"] == ("tiny" if i < 16 else "nano")
 
 
 @pytest.mark.parametrize(

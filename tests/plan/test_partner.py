@@ -8,7 +8,7 @@ import yaml
 
 from llm.build import account_for, build_model
 from llm.config.choices import Choices
-from llm.config.compose import values_of
+from llm.config.compose import Composer
 from llm.config.errors import Refused
 from llm.config.jobs import Jobs
 from llm.config.overrides import read
@@ -35,13 +35,13 @@ KINDS = {
 @pytest.fixture(scope="module")
 def validated():
     """`validated(line)`: what the command makes of the overrides."""
-    jobs = Jobs("llm.train", print, CHOICES, read(NANO, CHOICES, True), True)
-    composer = jobs.composer()
+    composer = Composer(CHOICES, [])
 
     def validate(line: str):
-        overrides = [f"{key}={value}" for key, value in values_of(line.split()).items()]
+        typed = read([*NANO, *line.split()], CHOICES, True)
+        jobs = Jobs("llm.train", print, CHOICES, typed, True)
         with composer.opened():
-            return jobs.job(0, overrides, composer).validated(CHOICES)
+            return jobs.job(0, next(jobs.grid()), composer).validated(CHOICES)
 
     return validate
 
@@ -100,8 +100,8 @@ def test_compare_has_no_effect_on_a_dense_model(validated):
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        ("compare=activ_flops", "compare: is not one of active_flops, total_params"),
-        ("compare=memory model.init_from=x moe=topk", "compare: weights to start from"),
+        ("compare=activ_flops", "compare=activ_flops: is not one of active_flops, total_params"),
+        ("compare=memory model.init_from=x moe=topk", "compare=memory: weights to start from"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(validated, workplace, line, told):
