@@ -79,7 +79,7 @@ def resolve(line: str, answers: Answers) -> Iterator[tuple[str, str, Validated]]
     typed = override_reading.read([*words[is_sweep:], *ALWAYS], choices, is_sweep)
     jobs = Jobs("llm.train", print, choices, typed, is_sweep)
     with jobs.composing() as composer:
-        for overrides in jobs.grid() if is_sweep else [[]]:
+        for overrides in jobs.grid():
             validated = jobs.job(0, overrides, composer).validated(choices)
             data = answers.data(validated).fingerprint
             name, _ = identify(validated.chosen, validated.identity, FP32, data)
