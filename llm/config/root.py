@@ -3,6 +3,7 @@
 import math
 import re
 from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation, Overflow
 from typing import Annotated, Literal
 
 from llm.config.errors import Refused
@@ -12,7 +13,7 @@ from llm.config.types import UNRECORDED, NonNegativeFloat, PositiveFloat, Positi
 _BUDGET = re.compile(
     r"([0-9.]+(?:e[+-]?[0-9]+)?)\s*([kMGB]?)(tok|steps?|epochs?|(?:active_)?flops|min)"
 )
-_SCALE = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "B": 1e9}
+_POWERS = {"B": 9, "G": 9, "M": 6, "k": 3, "": 0}
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,12 @@ class Budget:
                 "budget",
             )
         try:
-            amount = float(match[1]) * _SCALE[match[2]]
-        except ValueError:
+            # Exact, so that 1100tok and 1.1ktok are one amount.
+            amount = float(Decimal(match[1]).scaleb(_POWERS[match[2]]))
+        except InvalidOperation:
             raise Refused(f"{match[1]!r} in {text!r} is no number", "budget") from None
+        except Overflow:
+            amount = math.inf
         if not 0 < amount < math.inf:
             raise Refused(f"{text!r} must be more than nothing, and finite", "budget")
         unit = match[3].removeprefix("active_")
@@ -48,6 +52,18 @@ class Budget:
     def name(self) -> str:
         """The unit behind a number: "steps", "tok"."""
         return {"step": "steps", "epoch": "epochs"}.get(self.unit, self.unit)
+
+    @property
+    def spelling(self) -> str:
+        """The one spelling of this budget, which identities hold: 20Mtok for 20000ktok."""
+        amount = Decimal(repr(self.amount)).normalize()
+        if self.unit == "flops":
+            return f"{amount:e}flops".replace("e+", "e")
+        letter = ""
+        if self.unit == "tok":  # the largest unit of which it is a whole number
+            whole = (k for k, power in _POWERS.items() if amount % 10**power == 0)
+            letter = next(whole, "")
+        return f"{amount.scaleb(-_POWERS[letter]):f}{letter}{self.name}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,9 +111,7 @@ class TrainSettings:
     preflight: Annotated[bool, UNRECORDED]
 
     def __post_init__(self) -> None:
-        Budget.parse(self.budget)
-        one_name = self.budget.replace("active_flops", "flops")  # of the same run
-        object.__setattr__(self, "budget", one_name)
+        object.__setattr__(self, "budget", Budget.parse(self.budget).spelling)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from llm.config.root import Budget
+
 _PACKAGE = Path(__file__).parent.parent
 
 #: Raised whenever the numbers of a run may change for an equal config. It is in run.json, and not
@@ -37,6 +39,8 @@ def canonical(config: Any, path: str = "") -> Any:
     for key, value in config.items():
         place = f"{path}.{key}" if path else key
         value = owner if key == "_target_" else canonical(value, place)
+        if place == "train.budget":  # old runs have it as it was typed
+            value = Budget.parse(value).spelling
         later = (AS_BEFORE.get(name, ...) for name in (f"{owner}.{key}".lstrip("."), place))
         if value not in later:
             found[key] = value
