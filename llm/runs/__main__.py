@@ -20,10 +20,11 @@ from typing import Any
 from llm.config.command import exit_code
 from llm.config.errors import Refused
 from llm.config.suggest import did_you_mean
+from llm.runs.conditions import Condition, whole_key
 from llm.runs.directory import is_alive
-from llm.runs.listing import Condition, Listed, curve, differences, find, sweeps_of
+from llm.runs.listing import Listed, curve, differences, find, sweeps_of
 from llm.runs.resolve import resolve_run
-from llm.tracking.progress import brief, clock
+from llm.runs.table import aligned, listing
 
 _FLAGS = ("--sort", "--outputs", "--yes", "--offline", "--project", "--entity", "--to", "--help")
 
@@ -50,7 +51,7 @@ def run(arguments: list[str]) -> int:
 
     command, rest = (words[0], words[1:]) if words and words[0].isalpha() else ("list", words)
     if command == "list":
-        _list(outputs, runs, [Condition.parse(text) for text in rest], flags.get("--sort"))
+        _list(outputs, runs, rest, flags.get("--sort"))
     elif command == "diff" and len(rest) == 2:
         _diff(*(Listed.at(resolve_run(name, outputs)) for name in rest))
     elif command == "tag" and len(rest) > 1:
@@ -79,38 +80,19 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
-def _list(outputs: Path, runs: list[Listed], conditions: list[Condition], sort: str | None) -> None:
+def _list(outputs: Path, runs: list[Listed], words: list[str], sort: str | None) -> None:
+    conditions = [Condition.parse(text, runs) for text in words]
     chosen = [run for run in runs if all(condition.holds(run) for condition in conditions)]
-    if sort:
-        key = sort.lstrip("-")
-        values = {run.id: run.value(key) for run in chosen}
-        if chosen and all(value is None for value in values.values()):
-            raise Refused(f"--sort={sort}: no run has this key")
-        known = [run for run in chosen if values[run.id] is not None]
-        known.sort(key=lambda run: _sortable(values[run.id]), reverse=sort.startswith("-"))
-        chosen = known + [run for run in chosen if values[run.id] is None]
-    sweeps = sweeps_of(outputs)
-    head = ["run", "state", "val/loss", "excess", "active", "total", "tokens", "time"]
-    extra = [c.key for c in conditions if c.key not in _SHOWN]
-    rows = [[*head, *extra, "tags", "sweeps"]]
-    for run in chosen:
-        facts = run.facts
-        rows.append(
-            [
-                run.id,
-                run.state,
-                _figure(facts.get("val_loss"), "{:.4f}"),
-                _figure(facts.get("excess"), "{:.4f}"),
-                brief(facts["params_active"]) if "params_active" in facts else "",
-                brief(facts["params_total"]) if "params_total" in facts else "",
-                brief(facts["tokens"]) if "tokens" in facts else "",
-                clock(facts["seconds"]) if "seconds" in facts else "",
-                *(str(run.value(key)) for key in extra),
-                " ".join(run.tags),
-                " ".join(sweeps.get(run.id, [])),
-            ]
-        )
-    _print(rows, left=(0, 1, len(rows[0]) - 2, len(rows[0]) - 1))
+    if sort is not None:
+        key = whole_key(sort.lstrip("-"), runs, f"--sort={sort}")
+        known = [run for run in chosen if run.values.get(key) is not None]
+        known.sort(key=lambda run: _sortable(run.values[key]), reverse=sort.startswith("-"))
+        chosen = known + [run for run in chosen if run.values.get(key) is None]
+    asked = [condition.key for condition in conditions if condition.key not in _SHOWN]
+    if chosen:
+        print(listing(chosen, asked, sweeps_of(outputs)))
+    for condition in conditions if runs and not chosen else []:
+        print(f"{condition.key} is {condition.known(runs)}", file=sys.stderr)
     print(f"{len(chosen)} of {len(runs)} runs", file=sys.stderr)
 
 
@@ -120,8 +102,8 @@ def _diff(one: Listed, other: Listed) -> None:
     if len(rows) == 1:
         rows.append(["nothing differs", "", ""])
     for name in ("state", "val_loss", "val_bpb", "excess", "tokens", "seconds"):
-        rows.append([name, str(one.value(name)), str(other.value(name))])
-    _print(rows, left=(0, 1, 2))
+        rows.append([name, str(one.values.get(name)), str(other.values.get(name))])
+    print("\n".join(aligned(rows)))
     a, b = curve(one), curve(other)
     common = sorted(a.keys() & b.keys())
     if common:
@@ -132,8 +114,7 @@ def _diff(one: Listed, other: Listed) -> None:
         )
         table = [["tokens", one.id[-10:], other.id[-10:], "difference"]]
         table += [[f"{t:,}", f"{a[t]:.4f}", f"{b[t]:.4f}", f"{b[t] - a[t]:+.4f}"] for t in shown]
-        print("\nvalidation loss")
-        _print(table, left=())
+        print("\n".join(["\nvalidation loss", *aligned(table, set(table[0]))]))
         same = all(a[t] == b[t] for t in common)
         print("the curves are equal to the last digit" if same else "")
 
@@ -183,20 +164,6 @@ def _of_sweep(outputs: Path, runs: list[Listed], sweep: str) -> list[Listed]:
 
 def _sortable(value: Any) -> tuple[int, Any]:
     return (0, value) if isinstance(value, int | float) else (1, str(value))
-
-
-def _figure(value: Any, form: str) -> str:
-    return form.format(value) if isinstance(value, int | float) else ""
-
-
-def _print(rows: list[list[str]], left: tuple[int, ...]) -> None:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    for row in rows:
-        cells = [
-            cell.ljust(width) if i in left else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        print("  ".join(cells).rstrip())
 
 
 if __name__ == "__main__":

@@ -21,9 +21,9 @@ NO_EFFECT = {
     "read runs that are there": """chat.py evaluate_run.py export.py sizes.py report/
         generate/colour.py generate/conversation.py generate/judge.py generate/limits.py
         generate/session.py tokenizer/stream.py""",
-    "list what is there": """runs/__main__.py runs/arms.py runs/chosen.py runs/dashboard.py
-        runs/fairness.py runs/labels.py runs/listing.py runs/resolve.py runs/sync.py
-        data/__main__.py data/listing.py tokenizer/__main__.py""",
+    "list what is there": """runs/__main__.py runs/arms.py runs/chosen.py runs/conditions.py
+        runs/dashboard.py runs/fairness.py runs/labels.py runs/listing.py runs/resolve.py
+        runs/sync.py runs/table.py data/__main__.py data/listing.py tokenizer/__main__.py""",
     "say which config is run: the id is a hash of it": "config/ plan/ sweep/",
     "say which run a config is": "runs/code.py runs/directory.py runs/identity.py",
     "write exports": "hf/card.py hf/interchange.py hf/tokenizer_json.py",

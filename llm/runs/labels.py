@@ -65,7 +65,8 @@ def labels(
         for i, row in enumerate(rows):
             words = [f"{_leaf(g)}={chosen[i][g]}" for g in groups if g in chosen[i]]
             words += [f"compare={compares[i]}"] if compares[i] else []
-            found.append(" ".join([*words, *(f"{names[k]}={_shown(row, k)}" for k in told[i])]))
+            keys = sorted(told[i], key=lambda key: key == "seed")
+            found.append(" ".join([*words, *(f"{names[k]}={_shown(row, k)}" for k in keys)]))
             alike[found[i]].append(i)
         missing = {
             i: [key for key in differing(rows[j] for j in same) if key not in told[i]]
@@ -147,6 +148,8 @@ def _shown(row: Content, key: str) -> str:
         return str(value).rsplit(".", 1)[-1]
     if isinstance(value, list):
         return f"[{','.join(map(str, value))}]"
+    if isinstance(value, float) and float(f"{value:g}") == value:
+        return f"{value:g}"
     return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
 
 

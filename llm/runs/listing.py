@@ -1,23 +1,18 @@
-"""Runs on disk as rows: found, filtered, compared. Nothing here needs PyTorch."""
+"""Runs on disk: found, read and compared. Nothing here needs PyTorch."""
 
 import json
-import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from llm.config.choices import leaves
-from llm.config.errors import Refused
+from llm.runs.arms import read_run
+from llm.runs.chosen import chosen
 from llm.runs.directory import is_alive
 from llm.runs.files import write_json
 from llm.runs.resolve import run_folders
 from llm.tracking.log import MetricLog
-
-_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_CONDITION = re.compile(r"([\w./]+)\s*(<=|>=|!=|=|<|>)\s*(.*)")
 
 
 @dataclass(frozen=True)
@@ -41,13 +36,17 @@ class Listed:
         return self.folder.name
 
     @cached_property
-    def config(self) -> dict[str, Any]:
-        """Dotted keys to values; none where config.yaml cannot be read."""
+    def _nodes(self) -> dict[str, Any]:
+        """The config; empty where config.yaml cannot be read."""
         try:
-            text = (self.folder / "config.yaml").read_text(encoding="utf-8")
-            return dict(leaves(yaml.load(text, _LOADER) or {}, ""))
-        except (OSError, ValueError, yaml.YAMLError):
+            return read_run(self.folder)[1]
+        except (OSError, ValueError):
             return {}
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """Dotted keys to values."""
+        return dict(leaves(self._nodes, ""))
 
     @cached_property
     def state(self) -> str:
@@ -72,68 +71,18 @@ class Listed:
         """In a file of their own, since run.json is its process's while it trains."""
         write_json(self.folder / "tags.json", sorted(set(tags)))
 
-    def value(self, key: str) -> Any:
-        """Of `state`, `tag`, `id`, a group (`moe`), a key of run.json or a dotted key of the
-        config; a key without dots may be the last part of one. None where there is none."""
-        if key in ("state", "id"):
-            return getattr(self, key)
-        if key in ("tag", "tags"):
-            return self.tags
-        if key in ("model", "moe", "data"):
-            return self.choice(key)
-        if key in self.facts:
-            return self.facts[key]
-        if key in self.config:
-            return self.config[key]
-        ends = [name for name in self.config if name.endswith(f".{key}")]
-        return self.config[ends[0]] if len(ends) == 1 else None
+    @cached_property
+    def chosen(self) -> dict[str, str]:
+        """Group to option."""
+        nodes = {k: v for k, v in self._nodes.items() if isinstance(v, dict)}
+        return chosen(self.id, self.facts, nodes)
 
-    def choice(self, group: str) -> str | None:
-        """The option of `model`, `moe` or `data`, which the id begins with."""
-        parts = self.id.split("-")
-        if len(parts) < 4:
-            return None
-        return {"model": parts[0], "moe": parts[1], "data": "-".join(parts[2:-1])}[group]
-
-
-@dataclass(frozen=True)
-class Condition:
-    """`val_loss<1.2`, `moe=dense`, `tag=paper`."""
-
-    key: str
-    sign: str
-    wanted: str
-
-    @classmethod
-    def parse(cls, text: str) -> "Condition":
-        match = _CONDITION.fullmatch(text)
-        if not match:
-            raise Refused(f"{text}: is no condition; write KEY=VALUE, KEY<VALUE or KEY!=VALUE")
-        return cls(match[1], match[2], match[3])
-
-    def holds(self, run: Listed) -> bool:
-        value = run.value(self.key)
-        if isinstance(value, list):
-            inside = self.wanted in [str(item) for item in value]
-            return inside if self.sign == "=" else not inside if self.sign == "!=" else False
-        wanted = yaml.load(self.wanted, _LOADER) if self.wanted else ""
-        a, b = _number(value), _number(self.wanted)
-        if self.sign in ("=", "!="):
-            same = value == wanted or str(value) == self.wanted
-            same = same or (a is not None and a == b)
-            return same == (self.sign == "=")
-        if a is None or b is None:
-            return False
-        return {"<": a < b, ">": a > b, "<=": a <= b, ">=": a >= b}[self.sign]
-
-
-def _number(value: Any) -> float | None:
-    if isinstance(value, bool) or value is None:
-        return None
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return None
+    @cached_property
+    def values(self) -> dict[str, Any]:
+        """All that conditions and columns can ask for: what the config says by dotted keys, the
+        keys of run.json, each group's option, `state`, `tag` and `id`."""
+        own = {"id": self.id, "state": self.state, "written": self.written, "tag": self.tags}
+        return {**self.config, **self.facts, **self.chosen, **own, "tags": self.tags}
 
 
 def find(outputs: Path) -> list[Listed]:
@@ -148,7 +97,8 @@ def differences(one: Listed, other: Listed) -> list[tuple[str, Any, Any]]:
         for key in sorted(one.config.keys() | other.config.keys())
         if one.config.get(key, "–") != other.config.get(key, "–")
     ]
-    names = ["code_hash", "git_commit", "git_diff_hash", "data_fingerprint", "device"]
+    names = ["result_version", "code_hash", "git_commit", "git_diff_hash", "data_fingerprint"]
+    names += ["text_fingerprint", "init_from", "device"]
     names += ["precision", "threads", "host", "params_total", "params_active", "flops_per_token"]
     for name in names:
         if one.facts.get(name) != other.facts.get(name):

@@ -10,7 +10,7 @@ from llm.config.instantiate import instantiate
 from llm.config.validate import Validated
 from llm.runs.arms import content, texts
 from llm.runs.directory import folder_of
-from llm.runs.identity import canonical, identify
+from llm.runs.identity import RESULT_VERSION, canonical, identify
 from llm.runs.labels import Content, mark
 
 
@@ -60,6 +60,7 @@ class Answers:
         data = self.data(validated)
         start = validated.config["model"].get("init_from")
         facts = {**machine, "data_fingerprint": data and data.fingerprint, "init_from": start}
+        facts["result_version"] = RESULT_VERSION
         node = f"data: {mark(validated.config['data'])}"  # read now, equal nodes have equal text
         return content(canonical(validated.identity), facts), texts(facts) | {node}
 

@@ -7,7 +7,8 @@ import pytest
 from llm.config.errors import Failed, Refused
 from llm.runs import directory
 from llm.runs.__main__ import run
-from llm.runs.listing import Condition, find
+from llm.runs.conditions import Condition
+from llm.runs.listing import find
 from tests.report.fake import fake_run
 
 
@@ -31,7 +32,7 @@ def test_conditions_look_at_options_results_config_and_state(outputs, capsys):
     every = {r.id: r for r in find(outputs.parent)}
     assert len(ids(capsys)) == 4
     (sparse,) = ids(capsys, "moe=switch")
-    assert every[sparse].value("n_experts") == 8
+    assert every[sparse].values["moe.n_experts"] == 8
     assert ids(capsys, "n_experts=8") == ids(capsys, "moe.n_experts>=8") == [sparse]
     assert ids(capsys, "val_loss<0.95") == [sparse]
     assert len(ids(capsys, "state=finished")) == 2
@@ -40,7 +41,7 @@ def test_conditions_look_at_options_results_config_and_state(outputs, capsys):
     assert ids(capsys, "state=finished", "--sort=val_loss")[0] == sparse
     assert ids(capsys, "state=finished", "--sort=-val_loss")[-1] == sparse
     with pytest.raises(Refused, match="is no condition"):
-        Condition.parse("moe")
+        Condition.parse("moe", [])
 
 
 def test_tags_are_added_and_taken_away(outputs, capsys):
