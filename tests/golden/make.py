@@ -58,7 +58,7 @@ compare=active_flops model.d_model=64 optimizer/schedule=linear train.grad_accum
 -m experiments=scaling
 """.split("\n")[1:-1]
 
-_TOY = """model=nano model.n_layers=1 model.n_heads=2 model.max_seq_len=32 tracking=none
+TOY = """model=nano model.n_layers=1 model.n_heads=2 model.max_seq_len=32 tracking=none
     hardware.threads=1 train.batch_size=4 train.eval_every=10 train.eval_tokens=400
     train.checkpoint_every=20 train.budget=20steps run.code_changed=accept outputs=.""".split()
 RUNS = [
@@ -114,7 +114,7 @@ def write_runs() -> None:
     with tempfile.TemporaryDirectory() as folder:
         shutil.copy(HERE / "text.txt", folder)
         for overrides in RUNS:
-            command = [sys.executable, "-m", "llm.train", *_TOY, *overrides, *ALWAYS]
+            command = [sys.executable, "-m", "llm.train", *TOY, *overrides, *ALWAYS]
             subprocess.run(command, cwd=folder, check=True)
         for name in ("runs", "data"):
             shutil.rmtree(HERE / name, ignore_errors=True)

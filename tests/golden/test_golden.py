@@ -13,11 +13,11 @@ import pytest
 from llm import chat, evaluate_run, export, hf, load_run
 from llm.report.collect import collect
 from llm.runs.__main__ import run as runs
-from llm.runs.arms import recorded
+from llm.runs.arms import read_content, recorded
 from llm.runs.chosen import chosen
-from llm.runs.identity import canonical, identify
+from llm.runs.identity import RESULT_VERSION, canonical, identify
 from llm.sweep.answer import Answers
-from tests.golden.make import FP32, HERE, leaves_of, resolve
+from tests.golden.make import FP32, HERE, RUNS, TOY, leaves_of, resolve
 
 GOLDEN = json.loads((HERE / "configs.json").read_text())
 ANSWERS = Answers(lambda node: FP32)  # what lines share is found out once
@@ -94,6 +94,16 @@ def test_a_run_opens_whose_classes_have_moved_since(outputs, monkeypatch):
     (today, _), (other, _) = (collect([Path("outputs")]).results, collect([HERE]).results)
     assert today.recorded["model"]["position"]["_target_"] == "llm.model.position.Rope"
     assert today.recorded == other.recorded
+
+
+def test_a_job_that_is_planned_is_of_the_arm_that_its_run_is_of(outputs):
+    for overrides in RUNS:
+        ((name, _, validated),) = resolve(" ".join([*TOY, *overrides]), ANSWERS)
+        planned, _ = ANSWERS.content(validated, FP32)
+        done, _ = read_content(Path("outputs/runs") / name)
+        assert planned.pop("result_version") == RESULT_VERSION
+        assert done.pop("result_version") == 1
+        assert planned == done
 
 
 @pytest.mark.parametrize("name", IDS)
