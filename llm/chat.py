@@ -10,14 +10,14 @@ Flags instead of key=value, since a prompt is free text. Heavy imports stand ins
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llm.config.command import exit_code
 from llm.config.errors import Refused
 from llm.config.flags import RUN, Flags, checked, opening
+from llm.config.terminal import visible
 from llm.generate import MAX_TOKENS, TEMPERATURE, TOP_K, limits
-from llm.runs.resolve import RunPath, resolve
+from llm.runs.resolve import RunPath, newest_finished, resolve
 
 if TYPE_CHECKING:
     from llm.data.corpus import Corpus, Dialogue
@@ -53,7 +53,8 @@ def _flags() -> Flags:
         metavar="T",
         type=checked(limits.temperature),
         default=TEMPERATURE,
-        help=f"{limits.COLDEST} (sure of itself) to {limits.HOTTEST} (wild) (default %(default)s)",
+        help=f"{limits.COLDEST} (sure of itself) to {limits.HOTTEST} (wild), 0: always the "
+        "likeliest token (default %(default)s)",
     )
     add(
         "--top-k",
@@ -69,9 +70,13 @@ def _flags() -> Flags:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 0 done, 1 failed, 2 refused, 130 interrupted."""
-    for stream in (sys.stdin, sys.stdout, sys.stderr):
+    for stream, errors in (
+        (sys.stdin, "surrogateescape"),  # which the session mends, and says so
+        (sys.stdout, "replace"),
+        (sys.stderr, "replace"),
+    ):
         if hasattr(stream, "reconfigure"):  # no byte and no letter ends a conversation
-            stream.reconfigure(errors="replace")
+            stream.reconfigure(errors=errors)
     return exit_code("llm.chat", lambda: _chat(sys.argv[1:] if arguments is None else arguments))
 
 
@@ -82,8 +87,9 @@ def _chat(arguments: Sequence[str]) -> None:
         session.run(banner)
         return
     for piece in session.reply_to(flags.prompt):
-        print(piece.text, end="", flush=True)
+        session.show(piece)
     print(flush=True)
+    session.note_forgotten()
 
 
 def _open(flags: argparse.Namespace) -> tuple["Session", str]:
@@ -108,7 +114,8 @@ def _open(flags: argparse.Namespace) -> tuple["Session", str]:
         generator.seed()
     else:
         generator.manual_seed(flags.seed)
-    conversation = Conversation(run.model, run.tokenizer, dialogue, generator)
+    cuts = flags.prompt is None
+    conversation = Conversation(run.model, run.tokenizer, dialogue, generator, cuts)
     sampling = Sampling(flags.max_tokens, flags.temperature, flags.top_k)
     at_terminal = flags.prompt is None and sys.stdin.isatty()
     return Session(conversation, run.tokenizer, corpus, sampling, at_terminal), _banner(run)
@@ -121,37 +128,11 @@ def _named(flags: argparse.Namespace) -> RunPath:
     if flags.checkpoint is not None:
         return resolve(flags.checkpoint, flags.outputs)
     if flags.run is None:
-        return RunPath(newest_finished(flags.outputs / "runs"))
+        return RunPath(newest_finished(flags.outputs))
     try:
         return resolve(flags.run, flags.outputs)
     except Refused as refusal:
         raise Refused(f'{refusal}; a prompt is given as --prompt "…"') from None
-
-
-def newest_finished(runs: Path) -> Path:
-    """The run directory that was finished last.
-
-    By the time of its run.json, which is written for the last time when a run ends. One that
-    cannot be read is passed over. Raises Refused where there is none.
-    """
-    import json
-
-    finished: list[tuple[float, str, Path]] = []
-    unfinished = 0
-    for file in runs.glob("[!.]*/run.json"):
-        try:
-            state = json.loads(file.read_text(encoding="utf-8"))["state"]
-        except (OSError, ValueError, LookupError, TypeError):
-            print(f"llm.chat: {file} cannot be read; passing it over", file=sys.stderr)
-            continue
-        if state == "finished":
-            finished.append((file.stat().st_mtime, file.parent.name, file.parent))
-        else:
-            unfinished += 1
-    if finished:
-        return max(finished)[2]
-    also = f" ({unfinished} unfinished; name one to open it)" if unfinished else ""
-    raise Refused(f"there is no finished run in {runs}{also}; `make train` makes one")
 
 
 def _corpus(run: "OpenRun", plugins: list[str]) -> tuple["Corpus | None", "Dialogue | None"]:
@@ -185,7 +166,7 @@ def _banner(run: "OpenRun") -> str:
         if "val/floor" in known:
             loss += f" (floor {known['val/floor']:.4f}, excess {known['val/excess']:.4f})"
         parts.append(loss)
-    return " · ".join([*parts, run.title, "/help"])
+    return visible(" · ".join([*parts, run.title, "/help"]))
 
 
 if __name__ == "__main__":

@@ -44,6 +44,7 @@ class Turn:
     prompt: str
     answer: str = ""
     ending: Ending = "interrupted"
+    unread: int = 0  # the first so many tokens of the prompt did not fit into the context
 
     @property
     def text(self) -> str:
@@ -58,7 +59,11 @@ class Conversation:
     """Turns, and a model that has read as many of the last ones as its context holds.
 
     When the context is full, whole turns go from its front, until a quarter of it is free; only of
-    a turn that is too long by itself the older half goes.
+    a turn that is too long by itself the beginning goes.
+
+    Args:
+        cuts: a prompt that is longer than the context is read from where it fits; otherwise it is
+            refused
     """
 
     def __init__(
@@ -67,10 +72,14 @@ class Conversation:
         tokenizer: Tokenizer,
         dialogue: Dialogue | None,
         generator: torch.Generator,
+        cuts: bool = True,
     ):
         self.dialogue = dialogue
         self.turns: list[Turn] = []
         self.forgotten = 0  # of these turns, so many are no longer in the context
+        self.overflowed = False  # during the last answer: something is no longer in the context
+        self.max_len = model.max_seq_len
+        self.cuts = cuts
         self._model, self._tokenizer, self._generator = model, tokenizer, generator
         self._reader = Reader(model)
         self._ids: list[list[int]] = []  # of each turn that is over
@@ -100,7 +109,14 @@ class Conversation:
         decoder, least = StreamDecoder(self._tokenizer), 1.0
         said = ""  # everything so far, the first `shown` characters of it yielded
         shown = 0
-        context = self._context(self._encode(turn.prompt))
+        self.overflowed = False
+        prompt = self._encode(turn.prompt)
+        context = self._context(prompt)
+        if len(context) > self.max_len:
+            context = self._make_room(context)
+        if len(context) > self.max_len:
+            turn.unread = max(0, len(prompt) - self.max_len) if self.cuts else 0
+            context = prompt[turn.unread :]
         self.turns.append(turn)
         try:
             tokens = stream(
@@ -149,13 +165,19 @@ class Conversation:
         return [self._tokenizer.eot, *earlier, *last]
 
     def _shorten(self, context: list[int], max_len: int) -> list[int]:
-        """Drop turns from the front, and then of a lone turn its older half."""
-        enough = max(2, max_len * 3 // 4)
-        while len(context) > enough and self.forgotten < len(self._ids):
+        """What is kept where an answer does not fit any more: three quarters at most."""
+        context = self._make_room(context)
+        self.overflowed = True
+        return context if len(context) <= max_len else context[-max(1, max_len * 3 // 4) :]
+
+    def _make_room(self, context: list[int]) -> list[int]:
+        """Drop whole turns from the front, until a quarter is free or the last one is alone."""
+        while len(context) > max(2, self.max_len * 3 // 4) and self.forgotten < len(self._ids):
             gone = len(self._ids[self.forgotten])
             context = [self._tokenizer.eot, *context[1 + gone :]]
             self.forgotten += 1
-        return context if len(context) <= enough else context[-max(1, max_len // 2) :]
+            self.overflowed = True
+        return context
 
 
 def _overlap(text: str, stop: str) -> int:

@@ -8,13 +8,13 @@ COLDEST, HOTTEST = 0.1, 2.0
 
 
 def temperature(text: str) -> float:
-    """A temperature from what somebody typed, or Refused."""
+    """A temperature from what somebody typed, 0 for the likeliest token, or Refused."""
     try:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not COLDEST <= value <= HOTTEST:
-        raise Refused(f"must be a number from {COLDEST} to {HOTTEST}, not {text!r}")
+    if value != 0 and not COLDEST <= value <= HOTTEST:
+        raise Refused(f"must be a number from {COLDEST} to {HOTTEST}, or 0, not {text!r}")
     return value
 
 

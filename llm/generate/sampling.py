@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from llm.config.errors import Refused
 from llm.generate.reader import Reader
 from llm.model.transformer import Transformer
 
@@ -15,7 +16,7 @@ from llm.model.transformer import Transformer
 def pick(
     logits_BV: Tensor, temperature: float, top_k: int | None, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """One id a row from softmax(logits / temperature) over the `top_k` largest.
+    """One id a row from softmax(logits / temperature) over the `top_k` largest; at 0 the largest.
 
     Top-k comes first: over 50,304 ids it makes softmax and draw six times cheaper.
 
@@ -23,10 +24,13 @@ def pick(
         over all ids (B,).
     """
     logits_BV = logits_BV.float()
-    k = min(top_k or logits_BV.shape[1], logits_BV.shape[1])
-    values_BK, ids_BK = logits_BV.topk(k) if k < logits_BV.shape[1] else (logits_BV, None)
-    chosen_B1 = torch.multinomial((values_BK / temperature).softmax(-1), 1, generator=generator)
-    ids_B1 = chosen_B1 if ids_BK is None else ids_BK.gather(1, chosen_B1)
+    if temperature == 0:
+        ids_B1 = logits_BV.argmax(-1, keepdim=True)
+    else:
+        k = min(top_k or logits_BV.shape[1], logits_BV.shape[1])
+        values_BK, ids_BK = logits_BV.topk(k) if k < logits_BV.shape[1] else (logits_BV, None)
+        chosen_B1 = torch.multinomial((values_BK / temperature).softmax(-1), 1, generator=generator)
+        ids_B1 = chosen_B1 if ids_BK is None else ids_BK.gather(1, chosen_B1)
     log_z_B1 = logits_BV.logsumexp(-1, keepdim=True)
     return ids_B1[:, 0], (logits_BV.gather(1, ids_B1) - log_z_B1).exp()[:, 0]
 
@@ -51,12 +55,19 @@ def stream(
     """Continue `prompt` one id at a time: (id, the model's probability of it).
 
     Args:
-        prompt: at least one id
+        prompt: at least one id, and no more than the model's context holds
         reader: one that has read the beginning of `prompt` already, if there is one
         shorten: what is kept of a context that is full, given that context and the most ids that
             fit; it is read again from there
+    Raises:
+        Refused: the prompt is too long
     """
     reader = reader or Reader(model)
+    if len(prompt) > reader.max_len:
+        raise Refused(
+            f"the prompt has {len(prompt)} tokens, more than the {reader.max_len} that the model "
+            "reads at once (model.max_seq_len); shorten it"
+        )
     context = list(prompt)
     for _ in range(max_tokens):
         if len(context) > reader.max_len:

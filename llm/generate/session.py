@@ -6,14 +6,16 @@ from contextlib import closing
 
 from llm.config.errors import Refused
 from llm.config.suggest import nearest
-from llm.data.corpus import Corpus, Instrument
+from llm.config.terminal import shown
+from llm.data.corpus import Corpus, Dialogue, Instrument
 from llm.generate import colour, judge
 from llm.generate.conversation import Conversation, Piece, Sampling
 from llm.generate.limits import count, temperature
 from llm.tokenizer.base import Tokenizer, lacking, well_formed
 
 HELP = """\
-/temp V        temperature, 0.1 (sure of itself) to 2.0 (wild); now {temperature}
+/temp V        temperature, 0.1 (sure of itself) to 2.0 (wild), 0: always the likeliest token;
+               now {temperature}
 /topk V        draw from the V likeliest tokens only; now {top_k}
 /tokens V      longest answer in tokens; now {max_tokens}
 /reset         forget what was said
@@ -57,12 +59,12 @@ class Session:
         else:
             print(banner, file=sys.stderr)
         for line in self._lines():
-            text = line.strip()
-            if text.lower() in ("quit", "exit", "/quit", "/exit"):
+            text = line.removesuffix("\n").removesuffix("\r")
+            if text.strip().lower() in ("quit", "exit", "/quit", "/exit"):
                 return
             if text.startswith("/"):
-                self._command(text)
-            elif text:
+                self._command(text.strip())
+            elif text.strip() or (text and self.conversation.dialogue is None):
                 self.answer(text)
             if self.at_terminal:
                 print()
@@ -89,13 +91,12 @@ class Session:
 
     def answer(self, text: str) -> None:
         """Print the answer to `text` as it comes, and what is to be said about it."""
-        forgotten = self.conversation.forgotten
         pieces = self.reply_to(text)
         interrupted = False
         try:
             with closing(pieces):
                 for piece in pieces:
-                    self._print(piece)
+                    self.show(piece)
         except KeyboardInterrupt:
             if not self.at_terminal:
                 raise
@@ -108,50 +109,64 @@ class Session:
             self.note("the model ended its answer at once")
         elif turn and turn.ending == "length":
             self.note(f"cut off after {self.sampling.max_tokens} tokens; /tokens V allows more")
-        if self.conversation.forgotten > forgotten:
+        self.note_forgotten()
+
+    def note_forgotten(self) -> None:
+        """Say of the last answer what the model could not read, or not to the end."""
+        talk = self.conversation
+        unread = talk.turns[-1].unread if talk.turns else 0
+        if unread:
+            self.note(f"too long for a context of {talk.max_len}: the first {unread} tokens unread")
+        elif talk.overflowed:
             self.note("the context is full: the beginning of the conversation is forgotten")
 
     def reply_to(self, text: str) -> Generator[Piece, None, None]:
         """The answer to a question, or a text that goes on (with the text itself before it).
 
         On a corpus with a dialogue, everything is a question but what begins a document of an
-        instrument ("Once upon a time"). On other corpora nothing is.
+        instrument ("Once upon a time"). On other corpora nothing is. What is read is what was
+        typed, to the byte, or it is said.
         """
+        typed, talk, dialogue = text, self.conversation, self.conversation.dialogue
         text = well_formed(text)
         self._note_unknown(text)
-        talk, dialogue = self.conversation, self.conversation.dialogue
+        question = False
         if dialogue is not None:
-            text = text.strip().removeprefix(dialogue.user.strip()).strip()
-        if dialogue is not None and text and not self._opens(text):
-            if self.instrument is not None:
-                meant = judge.completed(self.instrument, dialogue, talk.turns, text)
-                if meant != text:
-                    self.note(f"read as: {meant}")
-                text = meant
-            yield from _without_leading_space(talk.ask(text, self.sampling))
+            text, question = self._meant(text, dialogue)
+        if text != typed:
+            self.note(f"read as: {text}")
+        if question:
+            yield from _without_first_space(talk.ask(text, self.sampling))
             return
         if dialogue is not None and talk.turns:
             self.note("a new text begins: what was said before is forgotten")
-        text = text.rstrip(" ")  # tokenizers put a space before a word, not behind it
+        if dialogue is None:
+            self._note_last_space(text)
         if text:
             yield Piece(text, None)
         yield from talk.go_on(text, self.sampling)
 
-    def _opens(self, text: str) -> bool:
-        dialogue = self.conversation.dialogue
-        if dialogue is None or self.instrument is None:
-            return False
-        return judge.opens_document(self.instrument, dialogue, text)
+    def _meant(self, text: str, dialogue: Dialogue) -> tuple[str, bool]:
+        """The text as the corpus would write it, without its markers; whether it is a question."""
+        if text.lstrip().startswith(dialogue.user.strip()):  # which somebody typed, too
+            text = text.lstrip().removeprefix(dialogue.user.strip()).lstrip()
+        if self.instrument is None:
+            return text, bool(text)
+        text = text.strip()
+        if not text or judge.opens_document(self.instrument, dialogue, text):
+            return text, False
+        return judge.completed(self.instrument, dialogue, self.conversation.turns, text), True
 
-    def _print(self, piece: Piece) -> None:
-        text = piece.text
+    def show(self, piece: Piece) -> None:
+        """Print a piece of an answer, harmless where a terminal shows it."""
+        text = shown(piece.text, sys.stdout)
         if self.confidence and piece.probability is not None:
             text = colour.by_confidence(text, piece.probability)
         print(text, end="", flush=True)
 
     def note(self, text: str) -> None:
         """Something about an answer, told apart from it."""
-        line = f"({text})"
+        line = shown(f"({text})", sys.stdout if self.at_terminal else sys.stderr)
         if self.at_terminal:
             print(colour.dim(line) if self.colours else line, flush=True)
         else:
@@ -161,6 +176,11 @@ class Session:
         unknown = " ".join(dict.fromkeys(lacking(self._tokenizer, text)))
         if unknown:
             self.note(f"the model's vocabulary lacks {unknown}, which it reads as “unknown”")
+
+    def _note_last_space(self, text: str) -> None:
+        ids = self._tokenizer.encode(text)
+        if text.endswith(" ") and self._tokenizer.encode(f"{text}a")[: len(ids)] != ids:
+            self.note("the last space is a word's first letter to this model: better without it")
 
     # -- commands --------------------------------------------------------------------------------
 
@@ -184,7 +204,7 @@ class Session:
             case "confidence":
                 self._toggle_confidence(value)
             case "check":
-                print(self._verdict())
+                print(shown(self._verdict(), sys.stdout))
             case _:
                 guess = nearest(name, COMMANDS)
                 hint = f"did you mean /{guess}?" if guess else "/help lists the commands"
@@ -217,11 +237,12 @@ class Session:
         return judge.verdict(self.instrument, self.conversation.turns)
 
 
-def _without_leading_space(pieces: Generator[Piece, None, None]) -> Generator[Piece, None, None]:
+def _without_first_space(pieces: Generator[Piece, None, None]) -> Generator[Piece, None, None]:
+    """Without the space that stands between a marker ("A:") and an answer; indentation stays."""
     begun = False
     with closing(pieces):
         for piece in pieces:
-            text = piece.text if begun else piece.text.lstrip()
+            text = piece.text if begun else piece.text.removeprefix(" ")
+            begun = True
             if text:
-                begun = True
                 yield Piece(text, piece.probability)

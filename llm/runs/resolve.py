@@ -9,7 +9,9 @@
 A name with a slash is a path and means nothing but what lies there. Nothing here needs PyTorch.
 """
 
+import json
 import os
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -96,6 +98,31 @@ def run_folders(outputs: Path) -> list[Path]:
     """The directories of all runs in `outputs/runs`, by name."""
     files = sorted((outputs / "runs").glob("[!.]*/run.json"))
     return [file.parent for file in files]
+
+
+def newest_finished(outputs: Path) -> Path:
+    """The directory of the run that was finished last; Refused where there is none.
+
+    By the time of its run.json, which is written for the last time when a run ends. One that
+    cannot be read is passed over.
+    """
+    finished: list[tuple[float, str, Path]] = []
+    unfinished = 0
+    for folder in run_folders(outputs):
+        file = folder / "run.json"
+        try:
+            state = json.loads(file.read_text(encoding="utf-8"))["state"]
+        except (OSError, ValueError, LookupError, TypeError):
+            print(f"{file} cannot be read; passing it over", file=sys.stderr)
+            continue
+        if state == "finished":
+            finished.append((file.stat().st_mtime, folder.name, folder))
+        else:
+            unfinished += 1
+    if finished:
+        return max(finished)[2]
+    also = f" ({unfinished} unfinished; name one to open it)" if unfinished else ""
+    raise Refused(f"there is no finished run in {outputs / 'runs'}{also}; `make train` makes one")
 
 
 def _is_path(text: str) -> bool:

@@ -22,7 +22,7 @@ class Parrot:
         self.read = 0
 
     def cache(self, batch_size: int, max_len: int) -> KVCache:
-        return KVCache(CacheShape(batch_size, 1, 1), [(None, 0)], max_len)
+        return KVCache(CacheShape(batch_size, 1, 1), lambda padding_B: [], max_len)
 
     def __call__(self, tokens_BT: torch.Tensor, cache: KVCache, last_only: bool) -> Output:
         ids = tokens_BT[0].tolist()

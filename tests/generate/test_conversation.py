@@ -127,9 +127,14 @@ def test_an_answer_longer_than_the_context_goes_on(parrot):
     assert len(said(talk.go_on("Tell", Sampling(200, 0.8, 5)))) > 50
 
 
-def test_a_prompt_longer_than_the_context_is_read_from_its_newer_half(parrot):
-    model = parrot(Bytes(), {"zz\nA:": " yes.\n"}, max_seq_len=64)
-    assert said(converse(model).ask("a" * 500 + "zz", SAMPLING)) == " yes."
+def test_an_answer_that_outgrows_the_context_forgets_a_quarter(parrot):
+    model = parrot(Bytes(), {"Tell": "".join(chr(97 + i % 26) for i in range(300))}, max_seq_len=64)
+    talk = converse(model)
+    said(talk.go_on("Tell", Sampling(60, 0.8, 5)))  # behind end-of-text and "Tell": 64 are read
+    assert not talk.overflowed and len(model.seen) == 64
+    talk.reset()
+    said(talk.go_on("Tell", Sampling(61, 0.8, 5)))
+    assert talk.overflowed and len(model.seen) == 48
 
 
 def test_without_a_dialogue_every_text_goes_on_with_the_document(parrot):

@@ -110,8 +110,8 @@ def test_a_full_context_is_shortened_as_asked(model):
         asked.append(len(context))
         return newer_half(context, max_len)
 
-    list(stream(model, [1] * 30, 20, 1.0, 5, torch.Generator().manual_seed(0), shorten=shorten))
-    assert asked == [30, 13, 13]  # the prompt, then whenever twelve are full
+    list(stream(model, [1] * 12, 20, 1.0, 5, torch.Generator().manual_seed(0), shorten=shorten))
+    assert asked == [13, 13, 13]  # whenever twelve are full
 
 
 def test_pick_tells_the_probability_at_temperature_one_over_all_ids():

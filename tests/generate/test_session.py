@@ -103,7 +103,8 @@ def test_settings(chat):
 
 
 @pytest.mark.parametrize(
-    "line", ["/temp 0", "/temp 2.1", "/temp nan", "/temp x", "/topk 0", "/tokens -1", "/topk 1.5"]
+    "line",
+    ["/temp 0.05", "/temp 2.1", "/temp nan", "/temp x", "/topk 0", "/tokens -1", "/topk 1.5"],
 )
 def test_settings_out_of_range_are_refused_in_a_line_and_change_nothing(chat, line):
     session = chat.start(TOWN, REPLIES, Bytes(), 2048)
