@@ -197,15 +197,17 @@ def acceptance(
     prepared: Prepared | PreparedMixture,
     corpus: Corpus | Mixture,
     seed: int,
+    doing: Callable[[str], None] = lambda what: None,
     count: int = 200,
 ) -> dict[str, float]:
     """The share of `count` documents written by the model that an instrument accepts.
 
     Metrics `val/accepted` at temperature 1 and `val/accepted_chat` at chat's defaults; empty for a
-    corpus that cannot tell.
+    corpus that cannot tell. `doing` is told that this takes its time.
     """
     if not isinstance(corpus, Instrument):
         return {}
+    doing(f"judging {2 * count} samples")
     tokenizer, shares = prepared.tokenizer, {}
     was_training = model.training
     model.eval()

@@ -7,6 +7,7 @@ Heavy imports stand inside the functions that need them: `--help` imports this f
 """
 
 import math
+import signal
 import sys
 import time
 from contextlib import suppress
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from llm.config.entry import Job, main
 from llm.config.errors import Failed, Interrupted
 from llm.config.root import Budget
+from llm.config.terminal import shown
 from llm.loop.outcome import Course, diagnosis, results, summary
 from llm.loop.setup import Setup, prepare_run
 
@@ -82,7 +84,7 @@ def _train(setup: Setup, job: Job) -> None:
     from llm.report.card import card, sample_texts
     from llm.report.observatory import Observatory
     from llm.runs import checkpoint
-    from llm.runs.keeper import last_good
+    from llm.runs.keeper import how_to_go_on, last_good
     from llm.runs.position import Position
     from llm.tokenizer import base as tokenizers
     from llm.tracking.curve import draw_curve
@@ -189,7 +191,7 @@ def _train(setup: Setup, job: Job) -> None:
     begun = drawn = time.monotonic() - at.seconds
     stop: int | None = None
     try:
-        with signals, progress, trace:
+        with signals, trace:
             tracker.start(
                 run.id, run.folder, config, job.sweep, at.step, costs.flops_per_token, progress.say
             )
@@ -320,8 +322,9 @@ def _train(setup: Setup, job: Job) -> None:
         writer = whole_model()
         if writer is not None:
             with torch.compiler.set_stance("force_eager"):
+                progress.doing("writing samples")
                 texts = sample_texts(writer, prepared, seed, at.step)
-                shares = acceptance(writer, prepared, corpus, seed)
+                shares = acceptance(writer, prepared, corpus, seed, progress.doing)
             if shares:
                 log.append(at.step, at.tokens, shares)
             draw_curve(run.folder)
@@ -333,24 +336,29 @@ def _train(setup: Setup, job: Job) -> None:
     except BaseException as problem:
         history.keeper.settle()
         cause = world.cause_of(problem)
-        state, code = ("interrupted", cause) if isinstance(cause, Interrupted) else ("failed", None)
-        tracker.finish(code.exit_code if code else 1)
+        if type(cause) is KeyboardInterrupt:  # after the last step, or for the second time
+            cause = Interrupted(signal.SIGINT)
+        tracker.finish(cause.exit_code if isinstance(cause, Interrupted) else 1)
         with suppress(OSError):  # a full disk does not take this either
+            state = "interrupted" if isinstance(cause, Interrupted) else "failed"
             run.update(state=state, reason=str(cause) or type(cause).__name__)
-        if isinstance(cause, Interrupted) and world.first:
-            told = requeue(cause.args[0])
+        if isinstance(cause, Interrupted):
+            progress.say(how_to_go_on(run))
+            told = requeue(cause.args[0]) if world.first else None
             if told:
                 print(told, file=sys.stderr)
+            raise cause from None
         if isinstance(problem, OSError):
             raise Failed(f"{problem}; {last_good(run)}") from problem
         raise
     finally:
+        progress.close()
         feed.close()
         history.keeper.close()
         log.close()
         perf.close()
     if world.first:
-        print(card(run.folder, run.facts, rows, texts))
+        print(shown(card(run.folder, run.facts, rows, texts), sys.stdout))
 
 
 if __name__ == "__main__":

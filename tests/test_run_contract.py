@@ -100,12 +100,14 @@ def test_a_signal_saves_and_the_same_command_ends_with_the_same_bytes(
         time.sleep(0.01)
         logs = list(Path("outputs").glob("runs/*/metrics.jsonl"))
     process.send_signal(number)
-    process.communicate(timeout=60)
+    _, err = process.communicate(timeout=60)
     assert process.returncode == code
     folder = logs[0].parent
     assert facts(folder)["state"] == "interrupted"
     stopped_at = len(logs[0].read_text().splitlines())
     assert stopped_at < 100
+    told = f"saved at step {stopped_at}; the same command goes on from there"
+    assert err.decode().splitlines()[-1] == told
     assert llm_train(*overrides).folder == folder
     continued = logs[0].read_bytes()
     alone = llm_train(*overrides, "outputs=elsewhere").folder

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from llm.config.environment import invocation
 from llm.data.batches import mix
 from llm.data.mixture import PreparedMixture
 from llm.data.prepare import Prepared
@@ -12,6 +13,7 @@ from llm.generate import TEMPERATURE, TOP_K
 from llm.generate.sampling import sample_rows
 from llm.model.transformer import Transformer
 from llm.report.observatory import expert_lines
+from llm.runs.resolve import newest_finished
 
 _BAR = 28
 
@@ -47,9 +49,17 @@ def card(folder: Path, facts: dict[str, Any], rows: list[dict[str, Any]], texts:
         f"({facts['tokens_per_second']:,.0f} tokens/s), {facts['params_total']:,} parameters, "
         f"{facts['params_active']:,} active",
         f"picture          {folder / 'curve.png'}",
-        "talk to it       python -m llm.chat",
+        f"talk to it       {command_for(folder, facts)}",
     ]
     return "\n".join(lines)
+
+
+def command_for(folder: Path, facts: dict[str, Any]) -> str:
+    """The command that talks to this run; it need not name one that stays the newest."""
+    outputs = folder.parent.parent
+    if facts.get("sweep") is None and newest_finished(outputs) == folder:
+        return invocation("llm.chat", outputs=outputs)
+    return invocation("llm.chat", str(folder))
 
 
 def _against_the_floor(facts: dict[str, Any], rows: list[dict[str, Any]]) -> list[str]:

@@ -82,6 +82,15 @@ class Keeper:
         self._thread.shutdown()
 
 
+def how_to_go_on(run: Run) -> str:
+    """What whoever stopped a run wants to know."""
+    kept = checkpoint.list_steps(run.checkpoints)
+    if not kept:
+        return "interrupted before its first checkpoint; the same command begins anew"
+    step = int(kept[-1].name.rpartition("-")[2])
+    return f"saved at step {step}; the same command goes on from there"
+
+
 def last_good(run: Run) -> str:
     """Where a run stands on disk, for the line that says why it stopped."""
     kept = checkpoint.list_steps(run.checkpoints)

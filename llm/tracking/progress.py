@@ -10,8 +10,12 @@ import time
 from types import TracebackType
 from typing import TextIO
 
+from llm.config.terminal import shown
+
 #: Seconds between two lines where there is no terminal.
 LINE_EVERY = 10.0
+#: What matters most comes first: a narrow terminal cuts the end off.
+_BAR = "{percentage:3.0f}% {bar:16} {remaining} left, {desc}"
 
 
 class Progress:
@@ -48,8 +52,7 @@ class Progress:
                 file=self._stream,
                 dynamic_ncols=True,
                 smoothing=0.1,
-                # What matters most comes first: a narrow terminal cuts the end off.
-                bar_format="{percentage:3.0f}% {bar:16} {remaining} left, {desc}",
+                bar_format=_BAR,
             )
             self._bar.set_description_str(self._amount())
 
@@ -113,13 +116,22 @@ class Progress:
         if self._quiet:
             return
         if self._bar is not None:
-            self._bar.write(line, file=self._stream)
+            self._bar.write(shown(line, self._stream), file=self._stream)
         else:
             self._write(line)
+
+    def doing(self, what: str) -> None:
+        """Show what goes on after the last step, in place of the figures and of the time left."""
+        if self._bar is not None:
+            self._bar.bar_format = f"{_BAR.partition(' {remaining}')[0]} {what}"
+            self._bar.refresh()
+        elif not self._quiet:
+            self._write(what)
 
     def close(self) -> None:
         """Leave the bar as it stands, with the last figures. May be called twice."""
         if self._bar is not None:
+            self._bar.bar_format = _BAR
             self._bar.refresh()
             self._bar.close()
             self._bar = None
@@ -145,7 +157,10 @@ class Progress:
         return clock((now - self._began) / spent * max(self.total - self.done, 0.0))
 
     def _write(self, line: str) -> None:
-        print(line, file=self._stream, flush=True)
+        try:
+            print(shown(line, self._stream), file=self._stream, flush=True)
+        except OSError:  # nobody reads it any more, or the disk is full: training goes on
+            self._quiet = True
 
 
 def brief(number: float) -> str:

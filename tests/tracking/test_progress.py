@@ -67,6 +67,29 @@ def test_a_terminal_gets_a_bar_and_lines_above_it():
     assert text.endswith("said after the end\n")
 
 
+def test_what_goes_on_after_the_last_step_stands_in_place_of_the_time_left():
+    for out in (Terminal(), io.StringIO()):
+        with Progress(10, "steps", stream=out) as bar:
+            bar.update(10, loss=2.5)
+            bar.doing("judging 400 samples")
+            meanwhile = out.getvalue()
+        assert meanwhile.rstrip().split("  ")[-1].endswith("judging 400 samples")
+        assert "left" not in meanwhile.split("\r")[-1]
+    # the bar stays with its figures, and a file has the line
+    assert out.getvalue().splitlines()[-1] == "judging 400 samples"
+
+
+def test_a_reader_that_leaves_stops_nothing():
+    class Closed(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError
+
+    bar = Progress(10, "steps", stream=Closed())
+    bar.say("hello")
+    bar.update(5, loss=2.5, val_loss=2.5)
+    assert bar.fraction == 0.5
+
+
 def test_quiet_shows_nothing_but_still_counts():
     out = Terminal()
     with Progress(10, "steps", quiet=True, stream=out) as bar:
