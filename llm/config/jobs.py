@@ -8,6 +8,7 @@ import hashlib
 import itertools
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -382,6 +383,9 @@ class Jobs:
         if failed or refused:
             counts = f"{refused} refused, {failed} failed"
             print(f"{self.command}: of {len(codes)} jobs {counts}: {outcomes}", file=sys.stderr)
+        if 0 in codes and self.command == "llm.train":
+            told = f"what was learnt: python -m llm.report {shlex.quote(self.folder)}"
+            print(told, file=sys.stderr)
         return 1 if failed else 2 if refused else 0
 
 

@@ -166,6 +166,8 @@ def test_a_contradiction_in_combination_is_refused_by_its_job(type_line):
         "llm.train: job 1 (moe=switch moe.top_k=8): moe.top_k=8: is 8, more than n_experts=4"
     ]
     assert "of 4 jobs 1 refused, 0 failed" in ended.err
+    (sweep,) = Path("outputs/sweeps").iterdir()
+    assert ended.err.splitlines()[-1] == f"what was learnt: python -m llm.report {sweep}"
     assert [line["exit"] for line in outcomes()] == [0, 2, 0, 0]
     assert len(type_line.jobs) == 3
 
