@@ -55,7 +55,7 @@ def test_verdicts_are_against_the_dense_arm_of_the_same_size(study):
     rows = table(study / "leaderboard.csv")
     (sparse,) = [r for r in rows if "model=d64 moe=switch n_experts=8" in r["arm"]]
     assert sparse["against"].startswith("model=d64 moe=dense")
-    assert "budget=1000000tok" in sparse["against"] and "lr=0.001" in sparse["against"]
+    assert "budget=1Mtok" in sparse["against"] and "lr=0.001" in sparse["against"]
     assert sparse["verdict"].startswith("better by ")
     assert sparse["seeds"] == "3"
 
@@ -63,7 +63,7 @@ def test_verdicts_are_against_the_dense_arm_of_the_same_size(study):
 def test_a_number_stands_for_an_arm_in_the_table_and_in_the_figures(study):
     arms = [row["arm"] for row in table(study / "leaderboard.csv")]
     page = (study / "index.html").read_text()
-    place = 1 + arms.index("model=d64 moe=dense lr=0.001 budget=1000000tok")
+    place = 1 + arms.index("model=d64 moe=dense lr=0.001 budget=1Mtok")
     assert f"<td>{place}</td><td>{arms[place - 1]}</td>" in page
     assert f"than #{place} " in page
 
