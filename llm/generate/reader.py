@@ -33,7 +33,7 @@ class Reader:
         if self._ids[:shared] != ids[:shared]:
             pairs = zip(self._ids, ids, strict=False)
             shared = next(i for i, (before, now) in enumerate(pairs) if before != now)
-        shared = self._cache.cut(shared)
+        self._cache.lengths[0] = shared
         self._ids = ids[:]
         unread = torch.tensor([ids[shared:]], device=self.model.embedding.device)
         output = self.model(unread, cache=self._cache, last_only=True)

@@ -17,10 +17,11 @@ from llm.layers.cross_entropy import soft_capped
 from llm.layers.linear import Linear
 from llm.layers.noise import Dropout
 from llm.layers.norm import RMSNorm
-from llm.model.cache import CacheShape, FullLayer, LayerCache, RollingLayer
+from llm.model.cache import LayerCache, empty_layer
+from llm.model.cached import attend_to_cache
 from llm.model.mask import mask
 from llm.model.position import Position
-from llm.model.windowed import LEAST_BLOCK, attend_in_blocks, block_mask
+from llm.model.windowed import attend_in_blocks, block_mask
 
 QKNorm = Literal["none", "head", "projection"]
 
@@ -94,7 +95,19 @@ class Attention(nn.Module):
         q_BHTC = position.rotate(q_BHTC, context)
         k_BGTC = position.rotate(k_BGTC, context)
         if layer is not None:
-            y_BHTC = self._with_past(q_BHTC, k_BGTC, v_BGTC, context, position, layer)
+            layer.write(context.cache, k_BGTC, v_BGTC)
+            k_NBGKC, v_NBGKC = layer.held(context.cache)
+            y_BHTC = attend_to_cache(
+                q_BHTC,
+                k_NBGKC,
+                v_NBGKC,
+                context,
+                scale=self.shape.scale or self.head_dim**-0.5,
+                softcap=self.shape.softcap,
+                window=self.window,
+                n_sinks=self.n_sinks,
+                bias=position.bias,
+            )
             return self.out(y_BHTC.transpose(1, 2).flatten(2))
         seen = self.mask(context, position)
         if self.window is not None and x_BTD.shape[1] > self.window:
@@ -139,44 +152,6 @@ class Attention(nn.Module):
         x_BHTC = x_BTD.unflatten(2, (n, self.head_dim)).transpose(1, 2)
         return norm(x_BHTC) if norm is not None and self.shape.qk_norm == "head" else x_BHTC
 
-    def _with_past(
-        self,
-        q_BHTC: Tensor,
-        k_BGTC: Tensor,
-        v_BGTC: Tensor,
-        context: Context,
-        position: Position,
-        layer: LayerCache,
-    ) -> Tensor:
-        """Behind what the cache holds. A window is read in pieces, so that memory stays linear."""
-        t = q_BHTC.shape[2]
-        size = t if self.window is None else max(self.window, LEAST_BLOCK)
-        unmasked = context.start_BT is None and not position.biased and self.window is None
-        parts = []
-        for begin in range(0, t, size):
-            part = slice(begin, begin + size)
-            k_BGSC, v_BGSC, place_S = layer.append(
-                k_BGTC[:, :, part], v_BGTC[:, :, part], context.first + begin
-            )
-            mask_BHTS = None
-            # Causal as it stands: the first of all calls, or one token behind all others.
-            if self._explicit or not (unmasked and t in (1, k_BGSC.shape[2])):
-                mask_BHTS = context.once(
-                    (self.window, begin),
-                    partial(
-                        mask,
-                        context.index_T[None, part],
-                        place_S,
-                        context.start_BT,
-                        self.window,
-                        self.n_sinks,
-                        position.bias,
-                        q_BHTC.dtype,
-                    ),
-                )
-            parts.append(self._attend(q_BHTC[:, :, part], k_BGSC, v_BGSC, mask_BHTS))
-        return torch.cat(parts, 2) if len(parts) > 1 else parts[0]
-
     def _attend(
         self, q_BHTC: Tensor, k_BGSC: Tensor, v_BGSC: Tensor, mask_BHTS: Tensor | None
     ) -> Tensor:
@@ -206,18 +181,10 @@ class Attention(nn.Module):
         weights_BHTS = self.dropout(scores_BHTS.softmax(-1))
         return weights_BHTS.to(v_BGSC.dtype) @ v_BGSC
 
-    def cache(self, shape: CacheShape, max_len: int | None, padding_B: Tensor | None) -> LayerCache:
-        """An empty cache of this layer: all its places, or those of its window.
-
-        Args:
-            max_len: places at most; None for no end, which needs a window
-        """
-        held = (self.n_kv_heads, self.head_dim)
-        if self.window is not None:
-            return RollingLayer(shape, held, self.window, self.n_sinks, max_len, padding_B)
-        if max_len is None:
-            raise ValueError("max_len=None needs a window in every layer")
-        return FullLayer(shape, held, max_len)
+    def cache(self, rows: int, max_len: int) -> LayerCache:
+        """An empty cache of this layer, on the device and in the type of its weights."""
+        c = self.head_dim
+        return empty_layer(rows, max_len, self.n_kv_heads, c, c, like=self.key.weight)
 
     def channels_met(self, seq_len: int) -> float:
         """Channels of keys that a query of a sequence meets, over all heads, on average.

@@ -101,12 +101,13 @@ class Learned(Position):
 
     def __init__(self, geometry: Geometry):
         super().__init__(geometry)
-        self.limit = geometry.max_seq_len
+        self.limit: int = geometry.max_seq_len
         table = torch.empty(geometry.max_seq_len, geometry.d_model).normal_(std=geometry.init_std)
         self.weight = declare(nn.Parameter(table), "embedding")
 
     def embed(self, x_BTD: Tensor, context: Context) -> Tensor:
-        return x_BTD + self.weight[context.position_T]
+        # Padding behind a text may stand where there is no position any more.
+        return x_BTD + self.weight[context.position_T.clamp_max(self.limit - 1)]
 
 
 class Sinusoidal(Position):

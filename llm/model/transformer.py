@@ -3,7 +3,7 @@
 B batch, T time, D model width, V vocabulary, E experts, L layers
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -28,7 +28,7 @@ from llm.layers.noise import Dropout
 from llm.layers.norm import NORMS
 from llm.layers.roles import declare
 from llm.model.attention import Attention, AttentionShape, QKNorm
-from llm.model.cache import CacheShape, KVCache, LayerCache
+from llm.model.cache import KVCache, LayerCache
 from llm.model.position import Geometry, Position
 from llm.model.scales import Init, Parametrization, Scales
 
@@ -242,18 +242,14 @@ class Transformer(nn.Module):
             real_BT: False for padding (B, T), which no router, load or balance loss sees
             extras: tensors by name for parts that look for them in their `Context`
             cache: keys and values of the tokens before these; it is appended to
-            last_only: logits of the last position alone, (B, 1, V)
+            last_only: logits of each row's last token alone, (B, 1, V)
         """
         rows, t = tokens_BT.shape
         if cache is not None and document_ids_BT is not None:
             raise ValueError("document_ids_BT and a cache do not go together")
-        start = cache.length if cache is not None else 0
-        limit = self.position.limit
-        longest = start + t - (cache.least_padding if cache is not None else 0)
+        limit, longest = self.position.limit, cache.expect(rows, t) if cache is not None else t
         if limit is not None and longest > limit:
             raise ValueError(f"{longest} positions, and the model has {limit}")
-        if cache is not None:
-            cache.expect(rows, t)
         context = Context.of(
             tokens_BT,
             document_ids_BT=document_ids_BT,
@@ -276,7 +272,10 @@ class Transformer(nn.Module):
             router.append(fed.router)
         if cache is not None:
             cache.advance(t)
-        if last_only:
+        if last_only and cache is not None and cache.counts is not None:
+            last_B = torch.tensor(cache.counts, device=x_BTD.device) - 1
+            x_BTD = x_BTD[torch.arange(rows, device=x_BTD.device), last_B.clamp_min(0)][:, None]
+        elif last_only:
             x_BTD = x_BTD[:, -1:]
         x_BTD = self.final_norm(x_BTD)
         if self.logit_scale != 1:
@@ -301,24 +300,10 @@ class Transformer(nn.Module):
         output.nats_BT = nats_N.view_as(targets_BT)
         return output
 
-    def cache(
-        self,
-        batch_size: int,
-        max_len: int | None,
-        padding: Sequence[int] | Tensor | None = None,
-    ) -> KVCache:
-        """An empty key-value cache on the model's device.
-
-        Args:
-            max_len: places at most; None for no end, where every layer has a window
-            padding: places before each row's text, None where there are none
-        """
-        shape = CacheShape(batch_size, self.embedding.device, self.embedding.dtype)
-
-        def layers(padding_B: Tensor | None) -> list[LayerCache]:
-            return [a.cache(shape, max_len, padding_B) for a in self._attentions()]
-
-        return KVCache(shape, layers, max_len, padding)
+    def cache(self, rows: int, max_len: int) -> KVCache:
+        """An empty key-value cache for so many texts of `max_len` places at most."""
+        layers = [attention.cache(rows, max_len) for attention in self._attentions()]
+        return KVCache(layers, rows, max_len)
 
     def channels_met(self, seq_len: int) -> float:
         """Channels of keys that a query of a sequence meets, over all heads and layers, on average.

@@ -63,47 +63,51 @@ class Experts(nn.Module):
             hidden_MF = self.activation(gate_MF) * up_MF
         return grouped_linear(hidden_MF, self.down_EFD, self.down_bias_ED, ends_E)
 
-    def of_one(self, x_1D: Tensor, experts_1K: Tensor, weights_1K: Tensor) -> Tensor:
-        """One token through its K experts, reading no other weights: (1, D) → (1, D).
+    def of_few(
+        self,
+        x_ND: Tensor,
+        experts_NK: Tensor,
+        weights_NK: Tensor,
+        kept_NK: Tensor | None = None,
+        least: int = 1,
+    ) -> Tensor:
+        """Σ_k w_nk y_nk of a few tokens on a CPU, reading the chosen experts' weights only: (N, D).
 
-        Nothing is sorted: decoding one sequence is bound by the bytes of the weights and by the
-        number of small operations.
+        A token's bytes do not depend on the others': its experts are added in their order, and no
+        product has fewer than `least` rows.
         """
-        device = x_1D.device.type
-        if torch.is_autocast_enabled(device):
-            x_1D = x_1D.to(torch.get_autocast_dtype(device))
-        # On a CPU there is nobody to wait for, and a chosen matrix is read where it lies; elsewhere
-        # the chosen ones are copied, which the device does without asking the host which.
-        in_place = device == "cpu" and not torch.compiler.is_compiling()
-        chosen: Any = experts_1K[0].tolist() if in_place else experts_1K[0].split(1)
-        y_1D: Any = None
-        for k, expert in enumerate(chosen):
-            hidden_1F = _one_product(x_1D, self.up_EDF, self.up_bias_EF, expert)
+        if torch.is_autocast_enabled("cpu"):
+            x_ND = x_ND.to(torch.get_autocast_dtype("cpu"))
+        y_ND = torch.zeros_like(x_ND)
+        if kept_NK is not None:
+            experts_NK = experts_NK.where(kept_NK, -1)
+        rows: dict[int, list[tuple[int, int]]] = {}
+        for n, chosen in enumerate(experts_NK.tolist()):
+            for k, expert in enumerate(chosen):
+                rows.setdefault(expert, []).append((n, k))
+        rows.pop(-1, None)
+        for expert in sorted(rows):
+            tokens, choices = map(list, zip(*rows[expert], strict=True))
+            filled = tokens + tokens[:1] * (least - len(tokens))
+            x_RD = x_ND if filled == list(range(len(x_ND))) else x_ND[filled]
+            hidden_RF = _of_one(x_RD, self.up_EDF, self.up_bias_EF, expert)
             if self.gate_EDF is None:
-                hidden_1F = self.activation(hidden_1F)
+                hidden_RF = self.activation(hidden_RF)
             else:
-                gate_1F = _one_product(x_1D, self.gate_EDF, self.gate_bias_EF, expert)
-                hidden_1F = self.activation(gate_1F) * hidden_1F
-            out_1D = _one_product(hidden_1F, self.down_EFD, self.down_bias_ED, expert)
-            out_1D = out_1D * weights_1K[:, k : k + 1].to(out_1D.dtype)
-            y_1D = out_1D if y_1D is None else y_1D + out_1D
-        return y_1D
+                gate_RF = _of_one(x_RD, self.gate_EDF, self.gate_bias_EF, expert)
+                hidden_RF = self.activation(gate_RF) * hidden_RF
+            out_RD = _of_one(hidden_RF, self.down_EFD, self.down_bias_ED, expert)
+            weight_R = weights_NK[tokens, choices].to(out_RD.dtype)
+            y_ND[tokens] += out_RD[: len(tokens)] * weight_R[:, None]
+        return y_ND
 
 
-def _one_product(
-    x_1I: Tensor, weight_EIO: Tensor, bias_EO: Tensor | None, expert: int | Tensor
-) -> Tensor:
-    """x_1I times the matrix of one expert, a number or (1,), plus its bias: (1, I) → (1, O)."""
-    if isinstance(expert, int):
-        weight_IO = weight_EIO[expert]
-        bias_O = None if bias_EO is None else bias_EO[expert]
-    else:
-        weight_IO = weight_EIO.index_select(0, expert)[0]
-        bias_O = None if bias_EO is None else bias_EO.index_select(0, expert)[0]
-    if weight_IO.dtype is not x_1I.dtype:
-        weight_IO = weight_IO.to(x_1I.dtype)
-        bias_O = None if bias_O is None else bias_O.to(x_1I.dtype)
-    return x_1I @ weight_IO if bias_O is None else torch.addmm(bias_O, x_1I, weight_IO)
+def _of_one(x_RI: Tensor, weight_EIO: Tensor, bias_EO: Tensor | None, expert: int) -> Tensor:
+    """Rows times the matrix of one expert, where it lies, plus its bias: (R, I) → (R, O)."""
+    weight_IO = weight_EIO[expert].to(x_RI.dtype)
+    if bias_EO is None:
+        return x_RI @ weight_IO
+    return torch.addmm(bias_EO[expert].to(x_RI.dtype), x_RI, weight_IO)
 
 
 def grouped_linear(

@@ -134,8 +134,9 @@ class MoE(nn.Module):
         x_ND, decoding, real_BT = x_BTD.flatten(0, 1), context.cache is not None, context.real_BT
         routing = self.router(x_ND, context.tokens_BT.flatten(), self.balance.bias_E)
         experts_NK, weights_NK, kept_NK, rows = self._choose(routing, b, t, decoding, real_BT)
-        if len(x_ND) == 1 and decoding and not torch.is_grad_enabled():
-            y_ND = self.experts.of_one(x_ND, experts_NK, weights_NK)
+        if t == 1 and decoding and x_ND.device.type == "cpu" and not torch.is_grad_enabled():
+            least = context.cache.least_rows
+            y_ND = self.experts.of_few(x_ND, experts_NK, weights_NK, kept_NK, least)
         else:
             places = plan(experts_NK, self.n_experts, kept_NK, rows)
             y_MD = self.experts(scatter(x_ND, places), places.ends_E)

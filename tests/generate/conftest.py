@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from llm.model.cache import CacheShape, KVCache
+from llm.model.cache import KVCache
 from llm.model.transformer import Output
 from llm.tokenizer.base import Tokenizer
 
@@ -22,7 +22,7 @@ class Parrot:
         self.read = 0
 
     def cache(self, batch_size: int, max_len: int) -> KVCache:
-        return KVCache(CacheShape(batch_size, 1, 1), lambda padding_B: [], max_len)
+        return KVCache([], batch_size, max_len)
 
     def __call__(self, tokens_BT: torch.Tensor, cache: KVCache, last_only: bool) -> Output:
         ids = tokens_BT[0].tolist()

@@ -1,9 +1,10 @@
-"""A key-value cache changes no logit: in pieces, past windows, behind padding, after going back."""
+"""A key-value cache changes no logit: in pieces, past windows, in rows of unlike lengths."""
 
 import pytest
 import torch
 
-from llm.model import attention as attention_module
+from llm.model import cache as cache_module
+from llm.model import cached
 from llm.model.transformer import Transformer
 from tests.toy_models import FEED_FORWARDS, POSITIONS, randomised, tokens, transformer
 
@@ -22,9 +23,10 @@ PIECES = {"one by one": [1] * (2 * T), "chunks": [5, 1, 9, 2, 1, 6]}
 
 
 @pytest.fixture(autouse=True)
-def small_pieces(monkeypatch):
-    """Windowed layers read long chunks in pieces of their window, not of 64."""
-    monkeypatch.setattr(attention_module, "LEAST_BLOCK", 2)
+def small_blocks(monkeypatch):
+    """Several blocks within the few places of these tests, instead of one of 64."""
+    monkeypatch.setattr(cache_module, "BLOCK", 4)
+    monkeypatch.setattr(cached, "BLOCK", 4)
 
 
 def model_of(kind: str, position: str = "rope", moe: str = "dense", **changes) -> Transformer:
@@ -59,89 +61,50 @@ def test_so_with_experts(moe, kind):
 @torch.inference_mode()
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("position", POSITIONS)
-def test_rows_behind_padding_are_as_if_alone(position, kind):
-    """A prompt of its own length a row, read in two chunks, then one token at a time."""
-    model, padding = model_of(kind, position), [0, 3, 7]
-    ids = tokens(3, 20)
-    cache = model.cache(3, 20, padding)
-    pieces = ids.split([5, 8, *[1] * 7], 1)
-    logits = torch.cat([model(part, cache=cache).logits_BTV for part in pieces], 1)
-    assert logits.isfinite().all()
-    for row, missing in enumerate(padding):
-        alone = model(ids[row : row + 1, missing:]).logits_BTV
-        torch.testing.assert_close(logits[row : row + 1, missing:], alone, atol=5e-5, rtol=1e-4)
+def test_rows_of_unlike_lengths_are_as_if_alone(position, kind):
+    """Prompts padded at their ends, then one token at a time, by all rows or some."""
+    model, lengths = model_of(kind, position), [9, 6, 1]
+    ids, cache = tokens(3, 20), model.cache(3, 20)
+    logits = model(ids[:, :9], cache=cache.rows(0, 3, lengths)).logits_BTV
+    read = [[logits[row, :n]] for row, n in enumerate(lengths)]
+    for first, last in [(0, 3)] * 5 + [(1, 3), (0, 1)]:
+        new = torch.stack([ids[row, cache.lengths[row]] for row in range(first, last)])
+        logits = model(new[:, None], cache=cache.rows(first, last)).logits_BTV
+        for row in range(first, last):
+            read[row].append(logits[row - first])
+    assert cache.lengths == [15, 12, 7]
+    for row, length in enumerate(cache.lengths):
+        alone = model(ids[row : row + 1, :length]).logits_BTV[0]
+        torch.testing.assert_close(torch.cat(read[row]), alone, atol=5e-5, rtol=1e-4)
 
 
 @torch.inference_mode()
-def test_learned_positions_count_behind_the_padding():
-    model = randomised(transformer(position="learned")).eval()
-    cache = model.cache(2, 20, [3, 4])
-    assert model(tokens(2, 15), cache=cache).logits_BTV.shape[1] == 15  # 12 and 11 of text
-    with pytest.raises(ValueError, match="13 positions, and the model has 12"):
-        model(tokens(2, 1), cache=cache)
+def test_the_last_logits_of_padded_rows_are_those_of_their_last_tokens():
+    model, ids = model_of("full"), tokens(3, 9)
+    whole = model(ids).logits_BTV
+    counts = [2, 9, 5]
+    last = model(ids, cache=model.cache(3, 12).rows(0, 3, counts), last_only=True).logits_BTV
+    for row, count in enumerate(counts):
+        torch.testing.assert_close(last[row, 0], whole[row, count - 1], atol=5e-5, rtol=1e-4)
 
 
 @torch.inference_mode()
-def test_a_windowed_layer_holds_its_window_and_sinks_only():
-    """And so can read for ever, where every layer has a window."""
-    model = model_of("sinks")
-    cache, endless = model.cache(2, 500), model.cache(2, None)
-    for held in (cache, endless):
-        assert {layer.k_BGSC.shape for layer in held.layers} == {(2, 4, 4 + 2, 4)}
-    ids = tokens(2, 90)
-    parts = [model(part, cache=endless).logits_BTV for part in ids.split(30, 1)]
-    torch.testing.assert_close(torch.cat(parts, 1), model(ids).logits_BTV, atol=5e-5, rtol=1e-4)
-    mixed = model_of("alternating").cache(2, 500)
-    assert [layer.k_BGSC.shape[2] for layer in mixed.layers] == [3 + 1, 500]
-    with pytest.raises(ValueError, match="max_len=None needs a window in every layer"):
-        model_of("alternating").cache(2, None)
-
-
-@torch.inference_mode()
-@pytest.mark.parametrize(("kind", "window"), [("full", 99), ("sinks", 4), ("alternating", 3)])
-def test_going_back(kind, window):
-    """One place back always; further where nothing rolled away, else everything is read again."""
+@pytest.mark.parametrize("kind", ["full", "sinks", "alternating"])
+def test_going_back_and_moving(kind):
+    """A row that is shortened has forgotten the rest, and another row can go on with it."""
     model, ids = model_of(kind), tokens(1, 2 * T)
     whole = model(ids).logits_BTV
-    for read, wanted in ((3, 2), (4, 1), (9, 8), (20, 19), (20, 12), (3, 0)):
-        cache = model.cache(1, 2 * T)
+    for read, wanted in ((3, 2), (9, 8), (20, 12), (3, 0)):
+        cache = model.cache(2, 2 * T)
         mistaken = ids.clone()
         mistaken[:, wanted:] = (ids[:, wanted:] + 1) % 37
         for part in mistaken[:, :read].split(3, 1):
-            model(part, cache=cache)
-        kept = cache.cut(wanted)
-        assert kept == cache.length == (wanted if read <= window or read - wanted == 1 else 0)
-        again = model(ids[:, kept : wanted + 3], cache=cache).logits_BTV
-        torch.testing.assert_close(again, whole[:, kept : wanted + 3], atol=5e-5, rtol=1e-4)
-
-
-@torch.inference_mode()
-def test_an_interrupted_call_is_noticed_where_it_did_damage(monkeypatch):
-    model, ids = model_of("sinks"), tokens(1, 2 * T)
-    cache = model.cache(1, 2 * T)
-    model(ids[:, :8], cache=cache)
-
-    def interrupt(*args):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(model.blocks[1], "forward", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            model(ids[:, 8:9], cache=cache)
-    # One token overwrites nothing that is needed to read it again.
-    torch.testing.assert_close(
-        model(ids[:, 8:9], cache=cache).logits_BTV, model(ids[:, :9]).logits_BTV[:, 8:]
-    )
-    with monkeypatch.context() as patch:
-        patch.setattr(model.blocks[1], "forward", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            model(ids[:, 9:14], cache=cache)
-    with pytest.raises(ValueError, match="interrupted"):
-        model(ids[:, 9:10], cache=cache)
-    assert cache.cut(9) == 0
-    torch.testing.assert_close(
-        model(ids[:, :9], cache=cache).logits_BTV, model(ids[:, :9]).logits_BTV
-    )
+            model(part, cache=cache.rows(1, 2))
+        cache.lengths[1] = wanted
+        cache.move(1, 0)
+        assert cache.lengths == [wanted, 0]
+        again = model(ids[:, wanted : wanted + 3], cache=cache.rows(0, 1)).logits_BTV
+        torch.testing.assert_close(again, whole[:, wanted : wanted + 3], atol=5e-5, rtol=1e-4)
 
 
 @torch.inference_mode()
@@ -163,8 +126,6 @@ def test_what_does_not_fit_is_refused_before_anything_is_stored(kind):
     assert endless(tokens(1, 1), cache=cache).logits_BTV.shape[1] == 1
     with pytest.raises(ValueError, match="the cache has 2 rows, not 1"):
         endless(tokens(1, 1), cache=endless.cache(2, 4))
-    with pytest.raises(ValueError, match="padding is one number for each of 2 rows"):
-        endless.cache(2, 4, [1])
 
 
 @torch.inference_mode()

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from llm.model import attention, windowed
+from llm.model import cache, cached, windowed
 from tests.toy_models import POSITIONS, STYLES, VOCAB, randomised, tokens, transformer
 
 LONGEST = 20
@@ -38,7 +38,8 @@ EXAMPLES = settings(max_examples=25, derandomize=True)
 def small_blocks():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(windowed, "LEAST_BLOCK", 2)
-        patch.setattr(attention, "LEAST_BLOCK", 2)
+        patch.setattr(cache, "BLOCK", 4)
+        patch.setattr(cached, "BLOCK", 4)
         yield
 
 
@@ -51,7 +52,7 @@ def close(a: torch.Tensor, b: torch.Tensor) -> None:
 @torch.no_grad()
 def test_causality_rows_documents_and_cache(facts, length, data):
     """The future changes nothing, other rows change nothing, a document is as if alone, and
-    reading in pieces behind padding is reading at once."""
+    rows of unlike lengths, read in pieces, are read as at once."""
     model = randomised(transformer(**facts)).eval()
     ids = tokens(3, length)
     whole = model(ids).logits_BTV
@@ -70,20 +71,18 @@ def test_causality_rows_documents_and_cache(facts, length, data):
     close(together[0, :cut], whole[0, :cut])
     close(together[0, cut:], whole[1, : length - cut])
 
-    room = LONGEST - length
-    padding = data.draw(st.lists(st.integers(0, room), min_size=3, max_size=3), "padding")
-    widest = max(padding)
-    rows = torch.zeros(3, widest + length, dtype=torch.long)
-    for row, missing in enumerate(padding):  # padded at the left, cut off at the right
-        rows[row, missing : missing + length] = ids[row]
-    cache = model.cache(3, widest + length, padding)
-    sizes, left = [], widest + length
-    while left:
-        sizes.append(data.draw(st.integers(1, left), "piece"))
-        left -= sizes[-1]
-    read = torch.cat([model(p, cache=cache).logits_BTV for p in rows.split(sizes, 1)], 1)
-    for row, missing in enumerate(padding):
-        close(read[row, missing : missing + length], whole[row])
+    lengths = data.draw(st.lists(st.integers(1, length), min_size=3, max_size=3), "lengths")
+    cache, read = model.cache(3, LONGEST), [whole.new_zeros(0, VOCAB)] * 3
+    while any(left := [n - held for n, held in zip(lengths, cache.lengths, strict=True)]):
+        size = data.draw(st.integers(1, max(left)), "piece")
+        counts = [min(size, missing) for missing in left]
+        piece = torch.zeros(3, size, dtype=torch.long)
+        for row, count in enumerate(counts):
+            piece[row, :count] = ids[row, cache.lengths[row] :][:count]
+        logits = model(piece, cache=cache.rows(0, 3, counts)).logits_BTV
+        read = [torch.cat([r, logits[row, : counts[row]]]) for row, r in enumerate(read)]
+    for row, count in enumerate(lengths):
+        close(read[row], whole[row, :count])
 
 
 @settings(max_examples=10, derandomize=True)

@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from llm.model import attention as attention_module
 from llm.model import windowed
 from llm.model.attention import Attention, AttentionShape
 from llm.model.position import Alibi, Geometry, Kerple, Position
@@ -122,9 +121,9 @@ class Largest(TorchDispatchMode):
         return result
 
 
-@pytest.mark.parametrize("kind", ["plain", "sinks", "alibi", "softcap", "documents", "cached"])
+@pytest.mark.parametrize("kind", ["plain", "sinks", "alibi", "softcap", "documents"])
 def test_no_tensor_grows_with_the_square_of_the_length(kind):
-    """Forward and backward of a windowed layer; in a cache, prompts of any length."""
+    """Forward and backward of a windowed layer."""
     module = attention(
         window=8, n_sinks=2 * (kind == "sinks"), softcap=1.0 if kind == "softcap" else None
     )
@@ -134,12 +133,7 @@ def test_no_tensor_grows_with_the_square_of_the_length(kind):
         x = torch.randn(1, length, D).double().requires_grad_()
         ids = torch.arange(length)[None] // 50 if kind == "documents" else None
         with Largest() as seen:
-            if kind == "cached":
-                model = transformer(window=8, n_layers=1)
-                with torch.inference_mode():
-                    model(tokens(1, length), cache=model.cache(1, None), last_only=True)
-            else:
-                module(x, context_of(x, ids), position).sum().backward()
+            module(x, context_of(x, ids), position).sum().backward()
         sizes.append(seen.numbers)
     assert sizes[2] <= 2.05 * sizes[1] <= 4.2 * sizes[0]
 
@@ -149,7 +143,7 @@ def test_a_window_that_sees_everything_is_no_window():
     wide = randomised(transformer(position="alibi", window=12, n_sinks=1)).eval()
     ids = tokens(2, 12)
     torch.testing.assert_close(model(ids).logits_BTV, wide(ids).logits_BTV)
-    assert attention_module.LEAST_BLOCK > 12
+    assert windowed.LEAST_BLOCK > 12
 
 
 def test_dropout_in_blocks_is_dropout_of_weights():
