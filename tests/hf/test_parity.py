@@ -151,7 +151,7 @@ def test_cached_logits(loaded, record):
         ]
     found = difference(torch.cat(parts, 1), loaded.logits_BTV)
     record("cached", found)
-    assert found < WANTED
+    assert found < ATOL  # attention to a cache sums in blocks
 
 
 def test_round_trip(loaded, tmp_path, record):
