@@ -10,7 +10,7 @@ from llm.config.errors import Refused
 from llm.runs.arms import Entry, arms, content, job_words, read_run, recorded, texts
 from llm.runs.chosen import chosen
 from llm.runs.resolve import resolve_run
-from llm.tracking.log import MetricLog
+from llm.tracking.log import MetricLog, parse
 
 
 @dataclass
@@ -176,8 +176,8 @@ def _of_sweep(
     if (path / "sweep.json").exists():
         for job in json.loads((path / "sweep.json").read_bytes())["jobs"]:
             jobs[frozenset(job["overrides"])] = {**job, "exit": 0, "problem": ""}
-    for line in (path / "jobs.jsonl").read_text().splitlines():
-        told = json.loads(line)
+    file = path / "jobs.jsonl"
+    for told in parse(file.read_bytes(), file, keys=["job"]):
         key = frozenset(told["overrides"])  # a search numbers its jobs anew at each start
         known = jobs.get(key, {})
         jobs[key] = {**told, "run": told.get("run") or known.get("run")}
@@ -190,7 +190,8 @@ def _of_sweep(
         values = {k: v for k, v in pairs[key].items() if k in swept}
         words = " ".join(f"{k}={v}" for k, v in values.items())
         if job.get("pruned"):
-            pruned[f"job {number} ({words})"] = {**job, "words": _words(values)}
+            about = {"words": _words(values), "folder": (runs / str(job["run"])).resolve()}
+            pruned[f"job {number} ({words})"] = job | about
         if job["exit"] and job["exit"] not in (130, 143):  # interrupted is not failed
             problems.append((f"job {number} ({words})", job["problem"]))
         run = job.get("run")
@@ -209,16 +210,16 @@ def _pruned(results: list[Result], jobs: dict[str, dict[str, Any]]) -> list[tupl
     `jobs`: name to outcome of those that their sweeps have pruned. One that was trained to its end
     since, alone or without the rule, is a run like others.
     """
-    done = {result.id for result in results if result.finished}
-    jobs = {name: job for name, job in jobs.items() if job["run"] not in done}
+    done = {result.folder for result in results if result.finished}
+    jobs = {name: job for name, job in jobs.items() if job["folder"] not in done}
     told = [(name, str(job["problem"])) for name, job in jobs.items()]
-    words, runs = [job["words"] for job in jobs.values()], {job["run"] for job in jobs.values()}
+    words, runs = ([job[key] for job in jobs.values()] for key in ("words", "folder"))
     hopeless = set()
     for result in results:
         own = result.facts.get("state") == "pruned"
         if own or any(_words(job) in words for job in result.jobs):
             hopeless.add(result.entry.arm)
-        if own and result.id not in runs:  # listed without its sweep
+        if own and result.folder not in runs:  # listed without its sweep
             told.append((f"{result.id} ({result.label})", str(result.facts.get("reason"))))
     for result in results:
         result.pruned = result.entry.arm in hopeless

@@ -1,7 +1,6 @@
 """Lines through runs that differ in one thing: the number of experts, or the learning rate."""
 
 from collections import defaultdict
-from collections.abc import Mapping
 from typing import Any
 
 from llm.report.collect import Result
@@ -9,6 +8,8 @@ from llm.runs.labels import Content, labels, mark, within
 
 #: Label of a line to loss of every run at each place.
 Series = dict[str, dict[Any, list[float]]]
+#: What its line has in common, the run, and its place on the line.
+_Point = tuple[Content, Result, Any]
 #: d_ff is cut where experts are to cost what a dense part does.
 _OF_SIZE = ("model.d_ff",)
 #: How lines are named before anything else.
@@ -17,55 +18,38 @@ _SIZE = ("model.d_model", "model.n_layers")
 
 def over_experts(results: list[Result]) -> Series:
     """Loss by number of experts; each line begins at 1 with the dense runs equal in the rest."""
-    lines = _Lines()
-    dense: dict[str, list[float]] = defaultdict(list)
+    points: list[_Point] = [
+        (_without(r, "moe.n_experts", *_OF_SIZE), r, r.config["moe"]["n_experts"])
+        for r in results
+        if not r.is_dense
+    ]
+    families = {mark(row): row for row, *_ in points}.values()
     for result in results:
-        rest = _without(result, *_OF_SIZE)
-        if result.is_dense:
-            dense[_shape(rest)].append(result.loss)
-        else:
-            lines.add(result, _without(result, "moe.n_experts", *_OF_SIZE), _n_experts(result))
-    for line, row in lines.rows.items():
-        if _shape(row) in dense:
-            lines.places[line][1] = dense[_shape(row)]
-    return lines.named()
+        shape = _shape(_without(result, *_OF_SIZE)) if result.is_dense else None
+        points += [(row, result, 1) for row in families if _shape(row) == shape]
+    return _lines(points)
 
 
 def over_rates(results: list[Result]) -> Series:
     """Loss by peak learning rate."""
-    lines = _Lines()
-    for result in results:
-        rate = result.config["optimizer"].get("lr")
-        if isinstance(rate, float):
-            lines.add(result, _without(result, "optimizer.lr"), rate)
-    return lines.named()
+    rates = [(r, r.config["optimizer"].get("lr")) for r in results]
+    return _lines([(_without(r, "optimizer.lr"), r, x) for r, x in rates if isinstance(x, float)])
 
 
-class _Lines:
-    """Lines of runs that are equal but for their place on it."""
-
-    def __init__(self) -> None:
-        self.places: dict[str, dict[Any, list[float]]] = defaultdict(lambda: defaultdict(list))
-        self.rows: dict[str, Content] = {}
-        self.chosen: dict[str, Mapping[str, str]] = {}
-
-    def add(self, result: Result, row: Content, place: Any) -> None:
-        self.places[mark(row)][place].append(result.loss)
-        self.rows[mark(row)] = row
-        self.chosen[mark(row)] = result.entry.chosen
-
-    def named(self) -> Series:
-        """Lines of two places or more, named by their size and by what else differs."""
-        kept = [line for line, places in self.places.items() if len(places) > 1]
-        kept.sort(key=lambda line: _size(self.rows[line]))
-        rest = [{k: v for k, v in self.rows[line].items() if k not in _SIZE} for line in kept]
-        words = labels(rest, [self.chosen[line] for line in kept])
-        sizes = [_size(self.rows[line]) for line in kept]
-        names = [
-            f"{width} wide, {layers} layers{', ' if told else ''}{told}"
-            for (width, layers), told in zip(sizes, words, strict=True)
-        ]
-        return {name: self.places[line] for name, line in zip(names, kept, strict=True)}
+def _lines(points: list[_Point]) -> Series:
+    """Lines of two places or more, named by their size and by what else differs between them."""
+    places: dict[str, dict[Any, list[float]]] = defaultdict(lambda: defaultdict(list))
+    firsts = {mark(row): (row, result.entry.chosen) for row, result, _ in reversed(points)}
+    for row, result, place in points:
+        places[mark(row)][place].append(result.loss)
+    kept = [line for line, found in places.items() if len(found) > 1]
+    kept.sort(key=lambda line: _size(firsts[line][0]))
+    rest = [{k: v for k, v in firsts[line][0].items() if k not in _SIZE} for line in kept]
+    named = labels(rest, [firsts[line][1] for line in kept])
+    return {
+        ", ".join([_size_words(firsts[line][0]), *([words] if words else [])]): places[line]
+        for line, words in zip(kept, named, strict=True)
+    }
 
 
 def _without(result: Result, *keys: str) -> Content:
@@ -77,9 +61,9 @@ def _shape(row: Content) -> str:
     return mark({k: v for k, v in row.items() if not within(k, "moe")})
 
 
-def _n_experts(result: Result) -> Any:
-    return result.config["moe"]["n_experts"]
+def _size(row: Content) -> list[int]:
+    return [row[key] for key in _SIZE]
 
 
-def _size(row: Content) -> tuple[int, int]:
-    return row["model.d_model"], row["model.n_layers"]
+def _size_words(row: Content) -> str:
+    return "{} wide, {} layers".format(*_size(row))

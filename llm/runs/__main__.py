@@ -67,8 +67,7 @@ def run(arguments: list[str]) -> int:
     elif command == "dashboard" and len(rest) < 2:
         from llm.runs.dashboard import dashboard
 
-        sweep = _sweep_name(rest[0], outputs) if rest else None
-        chosen = runs if sweep is None else _of_sweep(outputs, runs, sweep)
+        sweep, chosen = _of_sweep(rest[0], outputs, runs) if rest else (None, runs)
         where = [flags.get(name) for name in ("--project", "--entity", "--to")]
         if where[2] == "":
             raise Refused("--to: write --to=FILE.json, or --to=- to print it")
@@ -91,8 +90,6 @@ def _list(outputs: Path, runs: list[Listed], words: list[str], sort: str | None)
     asked = [condition.key for condition in conditions if condition.key not in _SHOWN]
     if chosen:
         print(listing(chosen, asked, sweeps_of(outputs)))
-    for condition in conditions if runs and not chosen else []:
-        print(f"{condition.key} is {condition.known(runs)}", file=sys.stderr)
     print(f"{len(chosen)} of {len(runs)} runs", file=sys.stderr)
 
 
@@ -145,21 +142,16 @@ def _remove(runs: list[Listed], sure: bool) -> None:
         shutil.rmtree(run.folder)
 
 
-def _sweep_name(typed: str, outputs: Path) -> str:
-    """The sweep's name; a path has to be that of a sweep in `outputs`."""
+def _of_sweep(typed: str, outputs: Path, runs: list[Listed]) -> tuple[str, list[Listed]]:
+    """A sweep's name, and the runs that it lists; a path has to be that of one in `outputs`."""
     path, sweeps = Path(os.path.abspath(typed)), outputs / "sweeps"
     if not typed.strip() or ("/" in typed and path.parent != Path(os.path.abspath(sweeps))):
         raise Refused(f"{typed or 'the empty name'} is no sweep in {sweeps}; see --outputs")
-    return path.name
-
-
-def _of_sweep(outputs: Path, runs: list[Listed], sweep: str) -> list[Listed]:
-    """The runs that a sweep lists."""
     listed = sweeps_of(outputs)
     names = sorted({name for found in listed.values() for name in found})
-    if sweep not in names:
-        raise Refused(f"{sweep}: there is no such sweep{did_you_mean(sweep, names)}")
-    return [run for run in runs if sweep in listed.get(run.id, [])]
+    if path.name not in names:
+        raise Refused(f"{typed}: there is no such sweep{did_you_mean(path.name, names)}")
+    return path.name, [run for run in runs if path.name in listed.get(run.id, [])]
 
 
 def _sortable(value: Any) -> tuple[int, Any]:

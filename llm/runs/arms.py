@@ -6,7 +6,7 @@ warnings and pruning group by the same `content`.
 """
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -162,6 +162,8 @@ def arms(entries: Sequence[Entry]) -> list[Arm]:
     rows = [{k: v for k, v in arm.content.items() if k != "seed"} for arm in found]
     chosen = [arm.entries[0].chosen for arm in found]
     names = labels(rows, chosen, [arm.compare for arm in found])
+    repeated = Counter(names)  # a class of one name in two packages, say
+    names = [f"{n} ({i})" if repeated[n] > 1 else n for i, n in enumerate(names, start=1)]
     if len(found) == 1:
         known = [f"{g}={chosen[0][g]}" for g in GROUPS[:3] if g in chosen[0]]
         names = [" ".join(known) or "all alike"]

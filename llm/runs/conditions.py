@@ -17,8 +17,6 @@ from llm.config.suggest import did_you_mean, nearest
 from llm.runs.listing import Listed
 
 _CONDITION = re.compile(r"([\w./]+)\s*(<=|>=|!=|=|<|>)\s*(.*)")
-#: Values of a key in a message, at most.
-_MOST = 6
 #: What the table's columns are called, where that is not their key.
 COLUMNS = {
     "run": "id",
@@ -45,7 +43,7 @@ class Condition:
         if not match:
             raise Refused(f"{text}: is no condition; write KEY=VALUE, KEY<VALUE or KEY!=VALUE")
         found = cls(whole_key(match[1], runs, text), match[2], match[3])
-        known = _known(found.key, runs)
+        known = [value for run in runs if (value := run.values.get(found.key)) is not None]
         if found.sign not in ("=", "!="):
             if number(found.wanted) is None:
                 raise Refused(f"{text}: {found.wanted!r} is not a number")
@@ -68,11 +66,6 @@ class Condition:
             return False
         return {"<": a < b, ">": a > b, "<=": a <= b, ">=": a >= b}[self.sign]
 
-    def known(self, runs: Sequence[Listed]) -> str:
-        """Some values of the key, in words."""
-        words = sorted({str(item) for value in _known(self.key, runs) for item in _items(value)})
-        return f"{', '.join(words[:_MOST])}{', …' * (len(words) > _MOST)}" or "in no run"
-
 
 def whole_key(typed: str, runs: Sequence[Listed], text: str) -> str:
     """The key that `typed` names: whole, by its last parts, or by its column in the table.
@@ -94,10 +87,6 @@ def whole_key(typed: str, runs: Sequence[Listed], text: str) -> str:
         return typed
     hint = did_you_mean(typed, sorted({*there, *(key.rpartition(".")[2] for key in there)}))
     raise Refused(f"{text}: no run has the key {typed}{hint}")
-
-
-def _known(key: str, runs: Sequence[Listed]) -> list[Any]:
-    return [value for run in runs if (value := run.values.get(key)) is not None]
 
 
 def number(value: Any) -> float | None:

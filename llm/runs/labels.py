@@ -11,8 +11,6 @@ from llm.config.choices import leaves
 FACTS = ("data_fingerprint", "init_from", "result_version")
 #: Groups that are named by the chosen option, in this order.
 GROUPS = ("model", "moe", "data", "tokenizer", "optimizer")
-#: Groups that decide nothing by themselves.
-_SILENT = {"hardware", "tracking", "experiments", "debug"}
 
 Content = dict[str, Any]  # dotted keys to values
 
@@ -45,13 +43,11 @@ def labels(
     what it has equal (`compare=time`), and by the keys that make it equal if nothing else tells.
     """
     compares = compares or [None] * len(rows)
-    groups = _telling(rows, chosen)
+    groups = [g for g in GROUPS if _tells(g, rows, [options.get(g, "") for options in chosen])]
     usual = [i for i, compare in enumerate(compares) if compare is None] or range(len(rows))
     told: list[list[str]] = [[] for _ in rows]
     for key in differing(rows[i] for i in usual):
-        places = [
-            _place(key, row, options, groups) for row, options in zip(rows, chosen, strict=True)
-        ]
+        places = [_place(key, *pair, groups) for pair in zip(rows, chosen, strict=True)]
         values: dict[tuple[str, ...], set[str]] = defaultdict(set)
         for i in usual:
             values[places[i]].add(mark(rows[i].get(key)))
@@ -63,7 +59,7 @@ def labels(
         alike: dict[str, list[int]] = defaultdict(list)
         found = []
         for i, row in enumerate(rows):
-            words = [f"{_leaf(g)}={chosen[i][g]}" for g in groups if g in chosen[i]]
+            words = [f"{g}={chosen[i][g]}" for g in groups if g in chosen[i]]
             words += [f"compare={compares[i]}"] if compares[i] else []
             keys = sorted(told[i], key=lambda key: key == "seed")
             found.append(" ".join([*words, *(f"{names[k]}={_shown(row, k)}" for k in keys)]))
@@ -74,19 +70,21 @@ def labels(
             for i in same
         }
         if not any(missing.values()):
-            return _numbered(found, rows)
+            return found
         for i, keys in missing.items():
             told[i] += keys
 
 
-def _numbered(labels: list[str], rows: Sequence[Content]) -> list[str]:
-    """The labels, with a number where different rows have one, as with long values cut short."""
-    numbers: dict[str, dict[str, int]] = defaultdict(dict)
-    found = []
-    for label, row in zip(labels, rows, strict=True):
-        n = numbers[label].setdefault(mark(row), len(numbers[label]) + 1)
-        found.append(label if n == 1 else f"{label} ({n})")
-    return found
+def _tells(group: str, rows: Sequence[Content], options: Sequence[str]) -> bool:
+    """Whether rows with different options of the group differ there."""
+    nodes: dict[str, set[str]] = defaultdict(set)
+    for row, option in zip(rows, options, strict=True):
+        nodes[option].add(_node(row, group))
+    return len(nodes) > 1 and sum(map(len, nodes.values())) == len(set().union(*nodes.values()))
+
+
+def _node(row: Content, place: str) -> str:
+    return mark({k: v for k, v in row.items() if within(k, place)})
 
 
 def _place(
@@ -94,56 +92,25 @@ def _place(
 ) -> tuple[str, ...]:
     """The options and classes among which `key` means one thing."""
     if key == "data_fingerprint":  # which follows from these, where the text is one
-        return tuple(mark(_node(row, group)) for group in ("data", "tokenizer"))
+        return _node(row, "data"), _node(row, "tokenizer")
     classes = [f"{key[:end]}._target_" for end, letter in enumerate(key) if letter == "."]
-    chosen = [options.get(g, "") for g in groups if within(key, g.replace("/", "."))]
+    chosen = [options.get(group, "") for group in groups if within(key, group)]
     return (*chosen, *(str(row.get(name)) for name in classes if name != key))
-
-
-def _node(row: Content, group: str) -> Content:
-    return {k: v for k, v in row.items() if within(k, group.replace("/", "."))}
-
-
-def _telling(rows: Sequence[Content], chosen: Sequence[Mapping[str, str]]) -> list[str]:
-    """The groups whose options tell rows apart, outer ones first."""
-    found: list[str] = []
-    every = {group for options in chosen for group in options} - _SILENT
-    known = [*(g for g in GROUPS if g in every), *sorted(every - set(GROUPS))]
-    for group in sorted(known, key=lambda g: g.count("/")):
-        nodes: dict[tuple[str, ...], dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
-        for row, options in zip(rows, chosen, strict=True):
-            outer = tuple(options.get(g, "") for g in found if group.startswith(f"{g}/"))
-            nodes[outer][options.get(group, "")].add(mark(_node(row, group)))
-        several = any(len(by_option) > 1 for by_option in nodes.values())
-        if several and all(
-            sum(map(len, by_option.values())) == len(set().union(*by_option.values()))
-            for by_option in nodes.values()
-        ):
-            found.append(group)
-    return found
 
 
 def _names(keys: Iterable[str], groups: Iterable[str]) -> dict[str, str]:
     """Each key's shortest ending that no other key and no group has."""
-    parts = {key: key.removesuffix("._target_").split(".") for key in keys}
-    taken = Counter(".".join(p[-n:]) for p in parts.values() for n in range(1, len(p) + 1))
-    taken.update(map(_leaf, groups))
-    found = {}
-    for key, path in parts.items():
-        endings = [".".join(path[-n:]) for n in range(1, len(path) + 1)]
-        found[key] = next((e for e in endings if taken[e] == 1), key)
-    return found
-
-
-def _leaf(group: str) -> str:
-    return group.rsplit("/", 1)[-1]
+    endings = {}
+    for key in keys:
+        path = key.removesuffix("._target_").split(".")
+        endings[key] = [".".join(path[-n:]) for n in range(1, len(path) + 1)]
+    taken = Counter([*groups, *(ending for found in endings.values() for ending in found)])
+    return {k: next((e for e in found if taken[e] == 1), k) for k, found in endings.items()}
 
 
 def _shown(row: Content, key: str) -> str:
-    """A value as one types it; a class by its own name, a fingerprint by its beginning."""
+    """A value as one types it; a class by its own name."""
     value = row.get(key)
-    if key in FACTS:
-        return str(value)[:8]
     if key.endswith("_target_"):
         return str(value).rsplit(".", 1)[-1]
     if isinstance(value, list):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from llm.config.choices import leaves
+from llm.config.outcome import run_facts
 from llm.runs.arms import read_run
 from llm.runs.chosen import chosen
 from llm.runs.directory import is_alive
@@ -25,11 +26,7 @@ class Listed:
     @classmethod
     def at(cls, folder: Path) -> "Listed":
         """The run in `folder`; its state is "damaged" where run.json cannot be read."""
-        try:
-            facts = json.loads((folder / "run.json").read_bytes())
-        except (OSError, ValueError):
-            facts = None
-        return cls(folder, facts if isinstance(facts, dict) else {"state": "damaged"})
+        return cls(folder, run_facts(folder) or {"state": "damaged"})
 
     @property
     def id(self) -> str:

@@ -50,8 +50,9 @@ def resolve(name: "str | Path | RunPath", outputs: Path = OUTPUTS) -> RunPath:
     runs = {folder.name: folder for folder in run_folders(outputs)}
     if _is_path(text):
         if here is None:
-            hint = _did_you_mean(_run_part(Path(text)), runs)
-            raise Refused(f"{text} is no run directory and no checkpoint of one{hint}")
+            raise Refused(
+                f"{text} is no run directory and no checkpoint of one{_did_you_mean(text, runs)}"
+            )
         return here
     named = [text] if text in runs else [run for run in runs if run.endswith(text)]
     found = [RunPath(Path(os.path.abspath(runs[run]))) for run in named]
@@ -62,7 +63,7 @@ def resolve(name: "str | Path | RunPath", outputs: Path = OUTPUTS) -> RunPath:
     if not found:
         hint = _did_you_mean(text, runs)
         raise Refused(f"there is no run {text} in {outputs / 'runs'}{hint}")
-    shown = ", ".join(_shortest(run.weights or run.folder) for run in found[:_MOST])
+    shown = ", ".join(str(run.weights or run.folder) for run in found[:_MOST])
     more = f" and {len(found) - _MOST} more" if len(found) > _MOST else ""
     raise Refused(f"{text} is the name of {len(found)} runs: {shown}{more}; write its path")
 
@@ -129,25 +130,14 @@ def _is_path(text: str) -> bool:
     return "/" in text or os.sep in text or text in (".", "..") or text.startswith("~")
 
 
-def _shortest(path: Path) -> str:
-    relative = os.path.relpath(path)
-    return str(path) if relative.startswith("..") else relative
-
-
 def _same(one: RunPath, other: RunPath) -> bool:
     return one.weights == other.weights and os.path.samefile(one.folder, other.folder)
 
 
-def _run_part(path: Path) -> str:
-    """Of a path the part that is the run's name."""
-    parts = [part for part in path.parts if part not in _WEIGHTS and not part.startswith("step-")]
-    return parts[-1] if parts else ""
-
-
-def _did_you_mean(word: str, runs: Iterable[str]) -> str:
-    """`; did you mean PATH?` of the run that has `word` somewhere in its id, or nearly."""
-    if not word.strip("./~"):
-        return ""
+def _did_you_mean(text: str, runs: Iterable[str]) -> str:
+    """`; did you mean ID?` of the run that has the name in its id, or nearly."""
+    parts = [p for p in Path(text).parts if p not in _WEIGHTS and not p.startswith("step-")]
+    word = parts[-1] if parts else text
     holding = [run for run in runs if word in run]
     by_name = {**{run.rpartition("-")[2]: run for run in runs}, **{run: run for run in runs}}
     guess = holding[0] if len(holding) == 1 else by_name.get(nearest(word, by_name) or "")

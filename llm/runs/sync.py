@@ -1,12 +1,10 @@
 """`python -m llm.runs sync`: runs that are over, sent to W&B from their logs."""
 
-import json
 import sys
 from typing import Any
 
-import yaml
-
 from llm.config.errors import Failed
+from llm.runs.arms import read_run
 from llm.runs.directory import is_alive
 from llm.runs.listing import Listed
 from llm.tracking.wandb_mirror import Wandb, destination
@@ -34,8 +32,7 @@ def _sent(run: Listed, mode: str, project: str | None, entity: str | None) -> bo
     if is_alive(run.folder):
         print(f"{run.id}: is being trained, and mirrors itself", file=sys.stderr)
         return True
-    config: dict[str, Any] = yaml.safe_load((run.folder / "config.yaml").read_text("utf-8"))
-    facts = json.loads((run.folder / "run.json").read_bytes())
+    facts, config = read_run(run.folder)
     options: dict[str, Any] = {}
     tracking = config.get("tracking") or {}
     if tracking.get("_target_") == f"{Wandb.__module__}.{Wandb.__name__}":

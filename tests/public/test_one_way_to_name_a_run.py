@@ -25,7 +25,7 @@ PLACES = st.tuples(*[st.sets(IDS, max_size=4)] * 2)
 
 
 @given(PLACES)
-@settings(max_examples=40)
+@settings(max_examples=20)
 def test_a_name_means_one_run_or_is_refused(places):
     with tempfile.TemporaryDirectory() as temporary, pytest.MonkeyPatch.context() as patch:
         patch.chdir(temporary)
