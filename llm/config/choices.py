@@ -153,11 +153,6 @@ class Choices:
         pairs = [pair for entry in entries if isinstance(entry, dict) for pair in entry.items()]
         return {str(g): str(o) for g, o in pairs if not str(g).startswith("override ")}
 
-    def mappings_at(self, path: str) -> list[dict[str, Any]]:
-        """What each option that has a mapping at the dotted `path` puts there."""
-        found = (option.mapping_at(path) for option in self.options)
-        return [mapping for mapping in found if mapping is not None]
-
     def file_that_sets(self, path: str, chosen: dict[str, str]) -> Path | None:
         """The YAML file among the `chosen` options that holds the dotted key, if one does."""
         parent, _, leaf = path.rpartition(".")

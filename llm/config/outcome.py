@@ -63,7 +63,7 @@ class SweepJob:
     folder: str  # of the sweep
 
     def validated(self, choices: Choices) -> Validated:
-        return self._resolved(validate(self.raw, choices, self.chosen, self.words, self.plugins))
+        return self._checked(choices, self.raw, self.chosen)
 
     def as_job(self, choices: Choices) -> Job:
         """Validated, for the command."""
@@ -86,10 +86,11 @@ class SweepJob:
             chosen.pop(room, None)
             for key in sorted(typed, key=len):  # a node before what was typed within it
                 _copy(composed, raw[room], key.split(".")[1:])
-        return self._resolved(validate(raw, choices, chosen, self.words, self.plugins))
+        return self._checked(choices, raw, chosen)
 
-    def _resolved(self, validated: Validated) -> Validated:
+    def _checked(self, choices: Choices, raw: dict[str, Any], chosen: dict[str, str]) -> Validated:
         """The dense partner where `compare` asks for one: llm.plan knows what models cost."""
+        validated = validate(raw, choices, chosen, self.words, self.groups, self.plugins)
         if validated.config["compare"] is None:
             return validated
         from llm.plan.partner import partner

@@ -6,6 +6,7 @@ experiments have equal configs, however they were typed.
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import MISSING, dataclass, field, replace
 from typing import Any
 
@@ -40,6 +41,7 @@ def validate(
     choices: Choices,
     chosen: dict[str, str],
     typed: dict[str, str],
+    groups: list[str],
     plugins: list[str],
 ) -> Validated:
     """Check `raw`, the composed and resolved config.
@@ -49,11 +51,12 @@ def validate(
         choices: the groups, to tell a key without effect from a mistyped one
         chosen: group to option, as composed
         typed: dotted key to override, as the user typed it, to name keys in the user's own words
+        groups: those of which an option was typed
         plugins: packages beside `llm` that `_target_` may name
     Raises:
         Refused: one sentence with the key as typed and the nearest valid one
     """
-    walk = _Walk(choices, chosen, typed, plugins)
+    walk = _Walk(choices, chosen, typed, groups, plugins)
     config, identity = walk.node(raw, schema_of(Experiment), "")
     return Validated(config, identity, chosen, walk.notes)
 
@@ -63,6 +66,7 @@ class _Walk:
     choices: Choices
     chosen: dict[str, str]
     typed: dict[str, str]
+    groups: list[str]
     plugins: list[str]
     notes: list[str] = field(default_factory=list)
 
@@ -169,9 +173,23 @@ class _Walk:
                 hint = did_you_mean(leaf, [k for k in self.known(schema, path) if k != leaf])
                 raise self.refusal(leaf, f"no such key{hint}")
             groups = [g for g in self.chosen if f"{path}.".startswith(g.replace("/", ".") + ".")]
-            choice = max(groups, key=len, default="")
-            choice = f"{choice}={self.chosen[choice]}" if choice else "this choice"
+            group = max(groups, key=len, default="")
+            choice = f"{group}={self.chosen[group]}" if group else "this choice"
+            typed = any(f"{leaf}.".startswith(f"{key}.") for key in self.typed)
+            if typed and group and not self.decided(group):
+                first, *others = (option for option, _ in self.takers(leaf))
+                others = [option.partition("=")[2] for option in others]
+                remedy = f"add {first} (or {', '.join(others)})" if others else f"add {first}"
+                raise self.refusal(leaf, f"has no effect with the default {choice}; {remedy}")
             self.notes.append(f"{self.typed.get(leaf, leaf)} has no effect with {choice}")
+
+    def decided(self, group: str) -> bool:
+        """Whether the line says which option of the group is taken: by its name, by a group around
+        it, or by an option that brings another than the default (`model=mixtral` its experts)."""
+        outer, default = group.rpartition("/")[0], self.choices.defaults().get(group)
+        if group in self.groups or default not in (None, self.chosen.get(group)):
+            return True
+        return bool(outer) and self.decided(outer)
 
     def used_elsewhere(self, leaf: str, value: Any) -> bool:
         """Whether the class of another option takes this key; it must take the value, too.
@@ -179,21 +197,29 @@ class _Walk:
         What YAML files list does not count: a misspelt key in a file of the user's is listed there.
         """
         parent, _, key = leaf.rpartition(".")
-        targets = [m["_target_"] for m in self.choices.mappings_at(parent) if "_target_" in m]
         if key == "_target_":
-            return bool(targets and self.locate(value, parent))
-        for target in targets:
+            nodes = (option.mapping_at(parent) or {} for option in self.choices.options)
+            return any(key in node for node in nodes) and bool(self.locate(value, parent))
+        parameter = next((parameter for _, parameter in self.takers(leaf)), None)
+        if parameter is None:
+            return False
+        if isinstance(value, dict):
+            # A part of a mapping, perhaps: what is typed for it need not be the whole.
+            return entry_of(parameter.annotation) is not None
+        self.value(value, parameter, leaf)
+        return True
+
+    def takers(self, leaf: str) -> Iterator[tuple[str, Parameter]]:
+        """The options whose class takes this key, and what it is there."""
+        parent, _, key = leaf.rpartition(".")
+        for option in self.choices.options:
+            node = option.mapping_at(parent) or {}
             try:
-                parameter = schema_of(locate(target, self.plugins)).keys.get(key)
-            except Refused:
-                continue  # the class of a plugin that this command does not list
-            if parameter is not None and isinstance(value, dict):
-                # A part of a mapping, perhaps: what is typed for it need not be the whole.
-                return entry_of(parameter.annotation) is not None
-            if parameter is not None:
-                self.value(value, parameter, leaf)
-                return True
-        return False
+                keys = schema_of(locate(node["_target_"], self.plugins)).keys
+            except (KeyError, Refused):  # the class of a plugin that this command does not list
+                continue
+            if key in keys:
+                yield f"{option.group}={option.name}", keys[key]
 
     def known(self, schema: Schema, path: str) -> list[str]:
         own = [f"{path}.{name}" if path else name for name in schema.keys]
