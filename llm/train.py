@@ -122,6 +122,8 @@ def _train(setup: Setup, job: Job) -> None:
     order = training_order(prepared, seq_len, seed)
     budget, at = Budget.parse(settings["budget"]), Position()
     course = Course(budget, at, rows_per_step, seq_len, order.rows_per_epoch, costs.flops_per_token)
+    for caveat in course.caveats if world.first else []:
+        print(caveat, file=sys.stderr)
     expected = course.seconds(EAGER_UTILISATION * peak, EAGER_STEP_SECONDS)
     decided["compile"] = hardware.compiles(machine, run.facts, expected)
     if decided["compile"]:

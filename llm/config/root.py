@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation, Overflow
 from typing import Annotated, Literal
@@ -47,6 +48,41 @@ class Budget:
         unit = match[3].removeprefix("active_")
         unit = unit if unit == "flops" else unit.rstrip("s")
         return cls(amount, unit)  # type: ignore[arg-type]
+
+    def of_a_step(
+        self, rows: int, seq_len: int, rows_per_epoch: float, flops_per_token: float
+    ) -> float:
+        """How much of it one step of so many rows spends; NaN where the clock decides."""
+        tokens = rows * seq_len
+        return {
+            "tok": tokens,
+            "step": 1,
+            "epoch": rows / rows_per_epoch,
+            "flops": tokens * flops_per_token,
+            "min": math.nan,
+        }[self.unit]
+
+    def steps(self, of_a_step: float) -> int | None:
+        """How many steps it takes to spend it, None where the clock decides."""
+        if self.unit == "min":
+            return None
+        return max(1, math.ceil(self.amount / of_a_step - 1e-9))
+
+    def caveats(
+        self, rows: int, seq_len: int, rows_per_epoch: float, of_a_step: float
+    ) -> Iterator[str]:
+        """What a run of this budget has to say before it begins, a line each."""
+        if self.amount < of_a_step * (1 - 1e-9):
+            yield (
+                f"train.budget={self.spelling} is less than one step ({rows} × {seq_len} tokens): "
+                f"training takes one, which is {of_a_step:,.3g} {self.name}; use a smaller "
+                "train.batch_size or model.max_seq_len"
+            )
+        if rows_per_epoch < 1:
+            yield (
+                f"the training text is shorter than one row ({rows_per_epoch * seq_len:,.0f} of "
+                f"{seq_len} tokens): every row repeats it; use a smaller model.max_seq_len"
+            )
 
     @property
     def name(self) -> str:

@@ -16,6 +16,7 @@ class Course:
         at: where the run stands
     Attributes:
         steps: in all, None where the clock decides
+        caveats: a line for each thing to know before it begins
     """
 
     def __init__(
@@ -27,19 +28,11 @@ class Course:
         rows_per_epoch: float,
         flops_per_token: int,
     ):
-        tokens = rows_per_step * seq_len
         self.budget, self.at = budget, at
-        self.flops_per_step = tokens * flops_per_token
-        self.steps: int | None = None
-        self.per_step = {
-            "tok": tokens,
-            "step": 1,
-            "epoch": rows_per_step / rows_per_epoch,
-            "flops": self.flops_per_step,
-            "min": math.nan,
-        }[budget.unit]
-        if budget.unit != "min":
-            self.steps = max(1, math.ceil(budget.amount / self.per_step - 1e-9))
+        self.flops_per_step = rows_per_step * seq_len * flops_per_token
+        self.per_step = budget.of_a_step(rows_per_step, seq_len, rows_per_epoch, flops_per_token)
+        self.steps = budget.steps(self.per_step)
+        self.caveats = list(budget.caveats(rows_per_step, seq_len, rows_per_epoch, self.per_step))
 
     @property
     def spent(self) -> float:

@@ -59,7 +59,8 @@ def run(arguments: list[str]) -> int:
         print(line)
     entries = [p.entry for p in planned if p.entry is not None and p.same_as is None]
     named = [name for name in jobs.swept if name != "seed"]
-    for line in [] if jobs.draws else warnings(entries, named):
+    caveats = dict.fromkeys(caveat for p in planned for caveat in p.caveats)
+    for line in [*caveats, *([] if jobs.draws else warnings(entries, named))]:
         print(f"note: {line}")
     return 0
 

@@ -45,6 +45,7 @@ class Planned:
     entry: Entry | None = None
     #: Overrides, beside its own, of what `compare=time` has to see run first.
     unmeasured: list[list[str]] = field(default_factory=list)
+    caveats: list[str] = field(default_factory=list)
 
     @property
     def flops(self) -> float:
@@ -106,7 +107,10 @@ class Planner:
         planned.params_total = account.params_total
         planned.params_active = account.params_active
         planned.flops_per_token = account.flops_per_token
-        minutes, planned.tokens = _extent(config, account.flops_per_token, manifest)
+        budget = Budget.parse(config["train"]["budget"])
+        planned.tokens, planned.caveats = _extent(
+            budget, config, account.flops_per_token, manifest.get("train", math.nan)
+        )
         planned.examined = min(config["train"]["eval_tokens"] or math.inf, _val(manifest))
         planned.prepared = bool(manifest)
         mark, machine = signature(config, vocab), machine_name(here)
@@ -116,10 +120,10 @@ class Planner:
         planned.memory = self.history.memory(mark, machine, formula)
         examined = planned.examined if math.isfinite(planned.examined) else 0.0
         pace = self.history.pace(mark, machine, account.flops_per_token, examined)
-        if minutes is not None:
-            planned.seconds = Estimate(60 * minutes + pace.start, "given")
+        if budget.unit == "min":
+            planned.seconds = Estimate(60 * budget.amount + pace.start, "given")
             every = config["train"]["eval_every"] * _step_tokens(config)
-            planned.tokens = 60 * minutes / (pace.token + pace.evaluation / every)
+            planned.tokens = 60 * budget.amount / (pace.token + pace.evaluation / every)
         else:
             planned.seconds = Estimate(_seconds(config, planned.tokens, pace), pace.basis)
         planned.entry = Entry(
@@ -135,30 +139,27 @@ class Planner:
 
 
 def _extent(
-    config: dict[str, Any], flops_per_token: int, manifest: dict[str, Any]
-) -> tuple[float | None, float]:
-    """Minutes where the clock decides, and tokens where they are known."""
-    train = config["train"]
-    budget = Budget.parse(train["budget"])
-    a_step = _step_tokens(config)
-    if budget.unit == "min":
-        return budget.amount, math.nan
-    if budget.unit == "epoch":
-        if not manifest:
-            return None, math.nan
-        return None, budget.amount * manifest["train"]
-    tokens = {
-        "tok": budget.amount,
-        "step": budget.amount * a_step,
-        "flops": budget.amount / flops_per_token,
-    }[budget.unit]
-    return None, max(1, math.ceil(tokens / a_step - 1e-9)) * a_step
+    budget: Budget, config: dict[str, Any], flops_per_token: int, targets: float
+) -> tuple[float, list[str]]:
+    """Tokens of the training, NaN where they are not known yet, and what is to be said of them.
+
+    Args:
+        targets: of the training text
+    """
+    rows, seq_len = _step_rows(config), int(config["model"]["max_seq_len"])
+    of_a_step = budget.of_a_step(rows, seq_len, targets / seq_len, flops_per_token)
+    steps = budget.steps(of_a_step) if math.isfinite(of_a_step) else None
+    tokens = steps * rows * seq_len if steps is not None else math.nan
+    return tokens, list(budget.caveats(rows, seq_len, targets / seq_len, of_a_step))
+
+
+def _step_rows(config: dict[str, Any]) -> int:
+    rows: int = config["train"]["batch_size"] * config["train"]["grad_accum_steps"]
+    return rows
 
 
 def _step_tokens(config: dict[str, Any]) -> int:
-    train = config["train"]
-    rows: int = train["batch_size"] * train["grad_accum_steps"]
-    return rows * int(config["model"]["max_seq_len"])
+    return _step_rows(config) * int(config["model"]["max_seq_len"])
 
 
 def _val(manifest: dict[str, Any]) -> float:

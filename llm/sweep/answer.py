@@ -78,20 +78,26 @@ class Answers:
         return self._data[key]
 
     def prepared(self, validated: Validated) -> dict[str, Any]:
-        """`vocab_size` and the tokens of each split, summed over a mixture's parts.
+        """`vocab_size` and the targets of each split, summed over a mixture's parts: those of
+        `train` over the parts that have a weight.
 
         Empty where the data are not prepared yet.
         """
         data = self.data(validated)
         try:
             manifests = [json.loads((f / "manifest.json").read_bytes()) for f in data.folders]  # type: ignore[union-attr]
-            sums = {
-                split: sum(manifest["splits"][split]["tokens"] for manifest in manifests)
-                for split in ("train", "val")
-            }
-            return {"vocab_size": manifests[0]["vocab_size"], **sums}
         except (AttributeError, OSError, ValueError):
             return {}
+        # What begins and ends with an end-of-text has one target less than tokens.
+        sizes = [
+            [manifest["splits"][split]["tokens"] - 1 for split in ("train", "val")]
+            for manifest in manifests
+        ]
+        parts = validated.config["data"].get("parts", {"": {"weight": 1}})
+        weights = [part["weight"] for _, part in sorted(parts.items()) if part is not None]
+        train = sum(n for (n, _), weight in zip(sizes, weights, strict=True) if weight)
+        vocab_size = manifests[0]["vocab_size"]
+        return {"vocab_size": vocab_size, "train": train, "val": sum(n for _, n in sizes)}
 
 
 def _data(config: dict[str, Any], corpus_name: str, tokenizer_name: str) -> Data | None:
