@@ -54,33 +54,23 @@ class AttentionShape:
     softcap: float | None = None
 
 
-class Attention(nn.Module):
-    """softmax(Q Kᵀ / √C) V per head, each position seeing itself and the past (Vaswani 2017).
+class CausalAttention(nn.Module):
+    """softmax(Q Kᵀ · scale) V per head, each position seeing itself and the past.
 
-    With `n_kv_heads` below `n_heads`, groups of query heads share keys and values (GQA).
+    What the options of `model/attention` have in common: windows, sinks, soft-cap and dropout. An
+    option says how queries, keys and values are made (`project`) and what its cache holds (`cache`,
+    `read`).
 
     Shapes: (B, T, D) → (B, T, D)
     """
 
+    out: Linear
+
     def __init__(self, shape: AttentionShape):
         super().__init__()
-        self.shape = shape
-        self.n_heads, self.n_kv_heads = shape.n_heads, shape.n_kv_heads
+        self.shape, self.n_heads, self.n_kv_heads = shape, shape.n_heads, shape.n_kv_heads
         self.head_dim, self.dropout = shape.head_dim, Dropout(shape.dropout)
         self.window, self.n_sinks = shape.window, shape.n_sinks
-        width, kv_width = self.n_heads * self.head_dim, self.n_kv_heads * self.head_dim
-        d_model, init_std, bias = shape.d_model, shape.init_std, shape.bias
-        self.query = Linear(d_model, width, init_std, bias)
-        self.key = Linear(d_model, kv_width, init_std, bias)
-        self.value = Linear(d_model, kv_width, init_std, bias)
-        self.out = Linear(width, d_model, shape.residual_std, bias)
-
-        def norm(projected: int) -> nn.Module:
-            widths = {"none": 0, "head": self.head_dim, "projection": projected}
-            normed = widths[shape.qk_norm]
-            return RMSNorm(normed, shape.norm_eps) if normed else nn.Identity()
-
-        self.query_norm, self.key_norm = norm(width), norm(kv_width)
 
     def forward(
         self,
@@ -89,26 +79,10 @@ class Attention(nn.Module):
         position: Position,
         layer: LayerCache | None = None,
     ) -> Tensor:
-        q_BHTC = self._heads(self.query(x_BTD), self.n_heads, self.query_norm)
-        k_BGTC = self._heads(self.key(x_BTD), self.n_kv_heads, self.key_norm)
-        v_BGTC = self._heads(self.value(x_BTD), self.n_kv_heads)
-        q_BHTC = position.rotate(q_BHTC, context)
-        k_BGTC = position.rotate(k_BGTC, context)
         if layer is not None:
-            layer.write(context.cache, k_BGTC, v_BGTC)
-            k_NBGKC, v_NBGKC = layer.held(context.cache)
-            y_BHTC = attend_to_cache(
-                q_BHTC,
-                k_NBGKC,
-                v_NBGKC,
-                context,
-                scale=self.shape.scale or self.head_dim**-0.5,
-                softcap=self.shape.softcap,
-                window=self.window,
-                n_sinks=self.n_sinks,
-                bias=position.bias,
-            )
+            y_BHTC = self.read(x_BTD, context, position, layer)
             return self.out(y_BHTC.transpose(1, 2).flatten(2))
+        q_BHTC, k_BGTC, v_BGTC = self.project(x_BTD, context, position)
         seen = self.mask(context, position)
         if self.window is not None and x_BTD.shape[1] > self.window:
             assert seen is not None
@@ -120,6 +94,60 @@ class Attention(nn.Module):
             y_BHTC = self._attend(q_BHTC, k_BGTC, v_BGTC, seen)
         return self.out(y_BHTC.transpose(1, 2).flatten(2))
 
+    def project(
+        self, x_BTD: Tensor, context: Context, position: Position
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (B, H, T, C), keys (B, G, T, C) and values (B, G, T, V), turned by position."""
+        raise NotImplementedError
+
+    def read(
+        self, x_BTD: Tensor, context: Context, position: Position, layer: LayerCache
+    ) -> Tensor:
+        """The same attention behind what `layer` holds, which it stores the new places in."""
+        q_BHTC, k_BGTC, v_BGTC = self.project(x_BTD, context, position)
+        layer.write(context.cache, k_BGTC, v_BGTC)
+        k_NBGKC, v_NBGKV = layer.held(context.cache)
+        return self._attend_to_cache(q_BHTC, k_NBGKC, v_NBGKV, context, position)
+
+    def cache(self, rows: int, max_len: int) -> LayerCache:
+        """An empty cache of this layer, on the device and in the type of its weights."""
+        raise NotImplementedError
+
+    def channels_met(self, seq_len: int) -> float:
+        """Channels of keys that a query of a sequence meets, over all heads, on average.
+
+        Each costs two products forward (its score, its value) and four backward.
+        """
+        return self.n_heads * self.head_dim * self._keys_met(seq_len)
+
+    def _keys_met(self, seq_len: int) -> float:
+        """A query sees itself as half a key, so T/2 with the whole past, as is customary."""
+        window = min(self.window or seq_len, seq_len)
+        in_window = window * (window + 1) / 2 + window * (seq_len - window)
+        sinks = min(self.n_sinks, seq_len - window)
+        through = sinks * (sinks + 1) / 2 + sinks * (seq_len - window - sinks)
+        return (in_window + through) / seq_len - 0.5
+
+    def _attend_to_cache(
+        self,
+        q_BHTC: Tensor,
+        k_NBGKC: Tensor,
+        v_NBGKV: Tensor,
+        context: Context,
+        position: Position,
+    ) -> Tensor:
+        return attend_to_cache(
+            q_BHTC,
+            k_NBGKC,
+            v_NBGKV,
+            context,
+            scale=self.shape.scale or self.head_dim**-0.5,
+            softcap=self.shape.softcap,
+            window=self.window,
+            n_sinks=self.n_sinks,
+            bias=position.bias,
+        )
+
     def mask(self, context: Context, position: Position) -> Tensor | None:
         """What a call without cache adds to its scores, None where they are causal as they stand.
 
@@ -127,7 +155,7 @@ class Attention(nn.Module):
         asks before them: there a block may not write what outlives it.
         """
         device, rows = context.index_T.device.type, len(context.tokens_BT)
-        dtype = self.query.weight.dtype
+        dtype = self.out.weight.dtype
         if torch.is_autocast_enabled(device):  # what the queries will be, or be cast to
             dtype = torch.get_autocast_dtype(device)
         window, sinks, bias = self.window, self.n_sinks, position.bias
@@ -145,12 +173,6 @@ class Attention(nn.Module):
         """Whether weights are written out: the fused kernels know no soft-cap, and their dropout
         draws for the batch and not for each row."""
         return self.shape.softcap is not None or (self.training and self.dropout.p > 0)
-
-    def _heads(self, x_BTD: Tensor, n: int, norm: nn.Module | None = None) -> Tensor:
-        if norm is not None and self.shape.qk_norm == "projection":
-            x_BTD = norm(x_BTD)
-        x_BHTC = x_BTD.unflatten(2, (n, self.head_dim)).transpose(1, 2)
-        return norm(x_BHTC) if norm is not None and self.shape.qk_norm == "head" else x_BHTC
 
     def _attend(
         self, q_BHTC: Tensor, k_BGSC: Tensor, v_BGSC: Tensor, mask_BHTS: Tensor | None
@@ -181,19 +203,43 @@ class Attention(nn.Module):
         weights_BHTS = self.dropout(scores_BHTS.softmax(-1))
         return weights_BHTS.to(v_BGSC.dtype) @ v_BGSC
 
+
+class Attention(CausalAttention):
+    """Multi-head attention (Vaswani et al. 2017).
+
+    With `n_kv_heads` below `n_heads`, groups of query heads share keys and values (GQA).
+    """
+
+    def __init__(self, shape: AttentionShape):
+        super().__init__(shape)
+        width, kv_width = self.n_heads * self.head_dim, self.n_kv_heads * self.head_dim
+        d_model, init_std, bias = shape.d_model, shape.init_std, shape.bias
+        self.query = Linear(d_model, width, init_std, bias)
+        self.key = Linear(d_model, kv_width, init_std, bias)
+        self.value = Linear(d_model, kv_width, init_std, bias)
+        self.out = Linear(width, d_model, shape.residual_std, bias)
+
+        def norm(projected: int) -> nn.Module:
+            widths = {"none": 0, "head": self.head_dim, "projection": projected}
+            normed = widths[shape.qk_norm]
+            return RMSNorm(normed, shape.norm_eps) if normed else nn.Identity()
+
+        self.query_norm, self.key_norm = norm(width), norm(kv_width)
+
+    def project(
+        self, x_BTD: Tensor, context: Context, position: Position
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        q_BHTC = self._heads(self.query(x_BTD), self.n_heads, self.query_norm)
+        k_BGTC = self._heads(self.key(x_BTD), self.n_kv_heads, self.key_norm)
+        v_BGTC = self._heads(self.value(x_BTD), self.n_kv_heads)
+        return position.rotate(q_BHTC, context), position.rotate(k_BGTC, context), v_BGTC
+
     def cache(self, rows: int, max_len: int) -> LayerCache:
-        """An empty cache of this layer, on the device and in the type of its weights."""
         c = self.head_dim
         return empty_layer(rows, max_len, self.n_kv_heads, c, c, like=self.key.weight)
 
-    def channels_met(self, seq_len: int) -> float:
-        """Channels of keys that a query of a sequence meets, over all heads, on average.
-
-        Each costs two products forward (its score, its value) and four backward. A query sees
-        itself as half a key, so T/2 with the whole past: what is customary for causal attention.
-        """
-        window = min(self.window or seq_len, seq_len)
-        in_window = window * (window + 1) / 2 + window * (seq_len - window)
-        sinks = min(self.n_sinks, seq_len - window)
-        through = sinks * (sinks + 1) / 2 + sinks * (seq_len - window - sinks)
-        return self.n_heads * self.head_dim * ((in_window + through) / seq_len - 0.5)
+    def _heads(self, x_BTD: Tensor, n: int, norm: nn.Module | None = None) -> Tensor:
+        if norm is not None and self.shape.qk_norm == "projection":
+            x_BTD = norm(x_BTD)
+        x_BHTC = x_BTD.unflatten(2, (n, self.head_dim)).transpose(1, 2)
+        return norm(x_BHTC) if norm is not None and self.shape.qk_norm == "head" else x_BHTC

@@ -7,6 +7,7 @@ import torch
 
 from llm.generate.engine import Engine, Request
 from llm.model.cache import BLOCK
+from llm.model.latent import LatentAttention
 from tests.toy_models import VOCAB, experts, randomised, tokens, transformer
 
 MODELS = {
@@ -20,6 +21,7 @@ MODELS = {
     "alibi, soft-capped": {"position": "alibi", "attention_softcap": 2.0, "logit_softcap": 3.0},
     "kerple": {"position": "kerple"},
     "learned positions": {"position": "learned"},
+    "latent": {"attention": LatentAttention, "qk_norm": "none"},
     "top-1": {"moe": experts(4, 1)},
     "top-2, shared": {"moe": experts(8, 2, n_shared=1)},
 }
