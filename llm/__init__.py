@@ -3,7 +3,7 @@
 import sys
 from typing import Any
 
-__all__ = ["load_run"]
+__all__ = ["__version__", "fit", "load_run"]
 
 if sys.argv[:1] == ["-m"]:  # `python -m llm.NAME`, before its own imports
     from llm.config.environment import check
@@ -17,4 +17,12 @@ def __getattr__(name: str) -> Any:
         from llm.runs.reopen import load_run
 
         return load_run
+    if name == "fit":
+        from llm.train import fit
+
+        return fit
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("my-simple-llm")
     raise AttributeError(f"module 'llm' has no attribute {name!r}")

@@ -20,7 +20,6 @@ from llm.generate import MAX_TOKENS, TEMPERATURE, TOP_K, limits
 from llm.runs.resolve import RunPath, newest_finished, resolve
 
 if TYPE_CHECKING:
-    from llm.data.corpus import Corpus, Dialogue
     from llm.generate.session import Session
     from llm.runs.reopen import OpenRun
 
@@ -97,6 +96,7 @@ def _open(flags: argparse.Namespace) -> tuple["Session", str]:
     named = _named(flags)
     import torch
 
+    from llm.config.schema import locate
     from llm.generate.conversation import Conversation, Sampling
     from llm.generate.session import Session
     from llm.moe.layer import caveats
@@ -104,7 +104,7 @@ def _open(flags: argparse.Namespace) -> tuple["Session", str]:
 
     with opening(named.folder):
         run = load_run(named, which="best", plugins=flags.plugins)
-        corpus, dialogue = _corpus(run, flags.plugins)
+        locate(run.config["data"]["_target_"], flags.plugins)  # a plugin's says how to talk
     if run.facts.get("params_active", _ONE_THREAD) < _ONE_THREAD:
         torch.set_num_threads(1)
     for caveat in caveats(run.model):
@@ -115,10 +115,10 @@ def _open(flags: argparse.Namespace) -> tuple["Session", str]:
     else:
         generator.manual_seed(flags.seed)
     cuts = flags.prompt is None
-    conversation = Conversation(run.model, run.tokenizer, dialogue, generator, cuts)
+    conversation = Conversation(run.model, run.reading, generator, cuts)
     sampling = Sampling(flags.max_tokens, flags.temperature, flags.top_k)
     at_terminal = flags.prompt is None and sys.stdin.isatty()
-    return Session(conversation, run.tokenizer, corpus, sampling, at_terminal), _banner(run)
+    return Session(conversation, sampling, at_terminal), _banner(run)
 
 
 def _named(flags: argparse.Namespace) -> RunPath:
@@ -133,24 +133,6 @@ def _named(flags: argparse.Namespace) -> RunPath:
         return resolve(flags.run, flags.outputs)
     except Refused as refusal:
         raise Refused(f'{refusal}; a prompt is given as --prompt "…"') from None
-
-
-def _corpus(run: "OpenRun", plugins: list[str]) -> tuple["Corpus | None", "Dialogue | None"]:
-    """The run's corpus, and how to talk to a model of it.
-
-    Somebody's own text may be gone by now; its class still says how to talk.
-    """
-    from llm.config.instantiate import instantiate
-    from llm.config.schema import locate
-    from llm.data.corpus import Corpus
-
-    node = run.config["data"]
-    kind = locate(node["_target_"], plugins)
-    try:
-        corpus = instantiate(node, "data", plugins)
-    except Refused:
-        return None, getattr(kind, "dialogue", None)
-    return (corpus if isinstance(corpus, Corpus) else None), getattr(corpus, "dialogue", None)
 
 
 def _banner(run: "OpenRun") -> str:

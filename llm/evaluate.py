@@ -5,36 +5,35 @@ and nothing else.
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from llm.data.batches import IGNORED, Batch, evaluation_rows
-from llm.data.corpus import Corpus, Instrument
-from llm.data.mixture import Mixture, PreparedMixture
+from llm.data.corpus import Instrument
+from llm.data.mixture import PreparedMixture
 from llm.data.prepare import Prepared
 from llm.generate import TEMPERATURE, TOP_K
-from llm.generate.sampling import sample_rows
-from llm.hardware.machine import Machine
+from llm.generate.documents import write_documents
 from llm.hardware.world import World
 from llm.model.transformer import Transformer
-from llm.tokenizer.base import Tokenizer
+from llm.reading import Reading
+from llm.tokenizer.base import Tokenizer, array_of, lacking, well_formed
 
 
 @dataclass(frozen=True)
 class Examination:
-    """Fixed validation rows, with what is known of each of their targets."""
+    """Fixed rows of text, with what is known of each of their targets."""
 
     rows: Batch
-    n_bytes: int  # UTF-8 bytes of the targets
-    floor_RT: np.ndarray | None  # true nats of each target
-    skills_RT: np.ndarray | None
-    skill_names: list[str]
+    n_bytes: int | None  # UTF-8 bytes of the text of the targets, None where nobody knows
+    floor_RT: np.ndarray | None = None  # true nats of each target
+    skills_RT: np.ndarray | None = None
+    skill_names: list[str] = field(default_factory=list)
     parts: dict[str, "Examination"] = field(default_factory=dict)  # of a mixture, in row order
-    document_mask: bool = False  # rows are read as training reads them
 
     @property
     def n_tokens(self) -> int:
@@ -49,98 +48,111 @@ class Examination:
 
 
 def examination(
-    prepared: Prepared | PreparedMixture,
-    corpus: Corpus | Mixture,
-    seq_len: int,
-    limit: int | None,
-    document_mask: bool = False,
+    prepared: Prepared | PreparedMixture, reading: Reading, limit: int | None, split: str = "val"
 ) -> Examination:
-    """The validation rows of a corpus for a model of context `seq_len`.
+    """The first `limit` targets of a split, or all, in rows as `reading` has them.
 
     Those of a mixture are of all its parts, as many targets of each whatever the weights (fewer of
     a part that has no more): runs of other proportions are judged on the same text.
     """
     if isinstance(prepared, Prepared):
-        assert not isinstance(corpus, Mixture)
-        exam = _examination(prepared, corpus, seq_len, limit)
-        return replace(exam, document_mask=document_mask)
-    assert isinstance(corpus, Mixture)
+        return _examination(prepared, reading, limit, split)
     share = None if limit is None else max(1, limit // len(prepared.parts))
-    parts = {
-        name: _examination(part, corpus.corpora[name], seq_len, share)
-        for name, part in prepared.parts.items()
-    }
+    parts = {n: _examination(p, reading, share, split) for n, p in prepared.parts.items()}
     rows = Batch(*map(np.concatenate, zip(*(part.rows for part in parts.values()), strict=True)))
     floors = [part.floor_RT for part in parts.values() if part.floor_RT is not None]
     floor_RT = np.concatenate(floors) if len(floors) == len(parts) else None
-    n_bytes = sum(part.n_bytes for part in parts.values())
-    return Examination(rows, n_bytes, floor_RT, None, [], parts, document_mask)
+    sizes = [part.n_bytes for part in parts.values() if part.n_bytes is not None]
+    n_bytes = sum(sizes) if len(sizes) == len(parts) else None
+    return Examination(rows, n_bytes, floor_RT, parts=parts)
 
 
 def _examination(
-    prepared: Prepared, corpus: Corpus, seq_len: int, limit: int | None
+    prepared: Prepared, reading: Reading, limit: int | None, split: str
 ) -> Examination:
-    ids, starts = prepared.tokens("val"), prepared.document_starts("val")
-    exam = plain_examination(ids, starts, prepared.tokenizer, seq_len, limit)
-    known = prepared.floor()
+    ids, starts = prepared.tokens(split), prepared.document_starts(split)
+    rows = evaluation_rows(ids, starts, reading.seq_len, limit)
+    targets_M = rows.targets_RT[rows.targets_RT != IGNORED]
+    n_bytes: int | None = prepared.manifest["splits"][split]["bytes"]
+    if len(targets_M) < len(ids) - 1:
+        n_bytes = _bytes(targets_M, prepared.tokenizer, None)
+    known = prepared.floor() if split == "val" else None
     if known is None:
-        return exam
-    names = corpus.skills if isinstance(corpus, Instrument) else []
-    places_RT = exam.rows.places_RT
-    floor_RT, skills_RT = known["nats"][places_RT], known["skills"][places_RT]
-    return replace(exam, floor_RT=floor_RT, skills_RT=skills_RT, skill_names=names)
+        return Examination(rows, n_bytes)
+    names = reading.corpus.skills if isinstance(reading.corpus, Instrument) else []
+    floor_RT, skills_RT = known["nats"][rows.places_RT], known["skills"][rows.places_RT]
+    return Examination(rows, n_bytes, floor_RT, skills_RT, names)
 
 
-def plain_examination(
-    ids: np.ndarray, starts: np.ndarray, tokenizer: Tokenizer, seq_len: int, limit: int | None
-) -> Examination:
-    """The rows of any stream of ids, of which no probabilities are known.
+def text_examination(text: str, reading: Reading, limit: int | None = None) -> Examination:
+    """The first `limit` targets of a text, or all: one document, begun and ended as in training."""
+    text, tokenizer = well_formed(text), reading.tokenizer
+    parts = [reading.start_id], array_of(tokenizer, text), [tokenizer.eot]
+    ids = np.concatenate(parts).astype(np.int64)
+    rows = evaluation_rows(ids, np.zeros(1, np.int64), reading.seq_len, limit)
+    targets_M = rows.targets_RT[rows.targets_RT != IGNORED]
+    n_bytes: int | None = len(text.encode())
+    if len(targets_M) < len(ids) - 1:
+        unknown = [len(character.encode()) for character in lacking(tokenizer, text)]
+        n_bytes = _bytes(targets_M, tokenizer, unknown)
+    return Examination(rows, n_bytes)
+
+
+def _bytes(
+    targets_M: np.ndarray, tokenizer: Tokenizer, unknown: Sequence[int] | None
+) -> int | None:
+    """UTF-8 bytes of the text that targets stand for, None where nobody knows.
+
+    The id of characters that the vocabulary lacks does not say how many bytes they are.
 
     Args:
-        ids: end-of-text, document, end-of-text, …, and a last end-of-text
-        starts: where the end-of-text before each document stands
+        unknown: bytes of each character of the text that the vocabulary lacks; None where the text
+            is not at hand
     """
-    rows = evaluation_rows(ids, starts, seq_len, limit)
-    counted = rows.targets_RT != IGNORED
-    lengths = {
-        int(t): len(tokenizer.token_bytes(int(t))) for t in np.unique(rows.targets_RT[counted])
-    }
-    n_bytes = sum(lengths[int(token)] for token in rows.targets_RT[counted])
-    return Examination(rows, n_bytes, None, None, [])
+    n_bytes = 0
+    for token, count in zip(*np.unique(targets_M, return_counts=True), strict=True):
+        if token != getattr(tokenizer, "unk", None):
+            n_bytes += int(count) * len(tokenizer.token_bytes(int(token)))
+        elif unknown is None:
+            return None
+        else:
+            n_bytes += sum(unknown[:count])
+    return n_bytes
 
 
 @torch.no_grad()
 def examine(
     model: Transformer,
     exam: Examination,
-    machine: Machine,
-    batch_size: int,
+    reading: Reading,
     world: World | None = None,
     watch: Callable[[slice, dict[str, torch.Tensor]], None] | None = None,
 ) -> dict[str, float]:
-    """Metrics `val/…` of `model`; the batch size changes none of them.
+    """Metrics `val/…` of `model`; how many rows it takes at once changes none of them.
 
-    Of each part of a mixture there are `val/loss/NAME`, `val/bpb/NAME` and, where it is known,
-    `val/floor/NAME`.
+    (But by rounding, and where experts have a capacity, which the rows of a call share.) Of each
+    part of a mixture there are `val/loss/NAME`, `val/bpb/NAME` and, where it is known,
+    `val/floor/NAME`. There is no `val/bpb` where nobody knows how many bytes the targets are.
 
     The processes of `world` take turns at batches that are the same for any number of them, so
     that not even rounding differs; each must call, and gets the same answer. `watch` is told of
     each part of this process: which rows of the examination, and what their routers did.
     """
     world = world or World()
+    device = model.embedding.device
     was_training = model.training
     model.eval()
     nats_RT = np.zeros(exam.rows.tokens_RT.shape)
-    batches = range(0, len(nats_RT), batch_size)
+    batches = range(0, len(nats_RT), reading.eval_rows)
     for turn in range(0, len(batches), world.size):
         mine = turn + world.rank
         # Whoever has none left takes part all the same: FSDP gathers weights from everybody.
         first = batches[min(mine, len(batches) - 1)]
-        part = slice(first, first + batch_size)
+        part = slice(first, first + reading.eval_rows)
         tokens_BT, targets_BT, documents_BT = to_device(
-            exam.rows, part, machine.device, exam.document_mask
+            exam.rows, part, device, reading.document_mask
         )
-        with machine.autocast():
+        with reading.autocast(device):
             output = model(tokens_BT, targets_BT, document_ids_BT=documents_BT)
         assert output.nats_BT is not None
         if watch is not None:  # of no rows, where this was done for company
@@ -148,8 +160,8 @@ def examine(
         if mine < len(batches):
             nats_RT[part] = output.nats_BT.cpu().double().numpy()  # MPS has no float64
     if world.size > 1:  # zeros and one value are added up, which is exact
-        device = "cuda" if machine.device == "cuda" else "cpu"
-        nats_RT = world.sum(torch.from_numpy(nats_RT).to(device)).cpu().numpy()
+        shared = "cuda" if device.type == "cuda" else "cpu"
+        nats_RT = world.sum(torch.from_numpy(nats_RT).to(shared)).cpu().numpy()
     model.train(was_training)
     metrics = _metrics(exam, nats_RT)
     first = 0
@@ -174,10 +186,9 @@ def to_device(
 def _metrics(exam: Examination, nats_RT: np.ndarray) -> dict[str, float]:
     counted = exam.rows.targets_RT != IGNORED
     total = float(nats_RT[counted].sum())
-    metrics = {
-        "val/loss": total / exam.n_tokens,
-        "val/bpb": total / math.log(2) / max(exam.n_bytes, 1),
-    }
+    metrics = {"val/loss": total / exam.n_tokens}
+    if exam.n_bytes is not None:
+        metrics["val/bpb"] = total / math.log(2) / max(exam.n_bytes, 1)
     if exam.floor_RT is None:
         return metrics
     floor = exam.floor
@@ -194,8 +205,7 @@ def _metrics(exam: Examination, nats_RT: np.ndarray) -> dict[str, float]:
 
 def acceptance(
     model: Transformer,
-    prepared: Prepared | PreparedMixture,
-    corpus: Corpus | Mixture,
+    reading: Reading,
     seed: int,
     doing: Callable[[str], None] = lambda what: None,
     count: int = 200,
@@ -205,22 +215,17 @@ def acceptance(
     Metrics `val/accepted` at temperature 1 and `val/accepted_chat` at chat's defaults; empty for a
     corpus that cannot tell. `doing` is told that this takes its time.
     """
+    corpus = reading.corpus
     if not isinstance(corpus, Instrument):
         return {}
     doing(f"judging {2 * count} samples")
-    tokenizer, shares = prepared.tokenizer, {}
-    was_training = model.training
-    model.eval()
+    shares = {}
     for name, temperature, top_k in (
         ("val/accepted", 1.0, None),
         ("val/accepted_chat", TEMPERATURE, TOP_K),
     ):
-        generator = torch.Generator(model.embedding.device).manual_seed(seed)
-        rows = sample_rows(
-            model, tokenizer.eot, count, model.max_seq_len, temperature, top_k, generator
-        )
-        shares[name] = sum(corpus.score(tokenizer.decode(row)).accepted for row in rows) / count
-    model.train(was_training)
+        texts = write_documents(model, reading, count, temperature, top_k, seed)
+        shares[name] = sum(corpus.score(text).accepted for text in texts) / count
     return shares
 
 

@@ -7,7 +7,7 @@ import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llm.config.command import exit_code
 from llm.config.errors import Failed, Refused
@@ -16,13 +16,15 @@ from llm.generate import limits
 from llm.runs.resolve import other_folder, resolve
 
 if TYPE_CHECKING:
+    from llm.data.mixture import PreparedMixture
+    from llm.data.prepare import Prepared
     from llm.evaluate import Examination
     from llm.model.transformer import Transformer
+    from llm.reading import Reading
     from llm.runs.reopen import OpenRun
-    from llm.tokenizer.base import Tokenizer
 
-#: Rows of a batch for a folder that says nothing of it.
-_ROWS = 8
+#: So many of the characters that a vocabulary lacks are shown.
+_SHOWN = 12
 
 
 #: What `--tokens all` means.
@@ -62,15 +64,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _evaluate(arguments: Sequence[str]) -> None:
     flags = _flags().read(arguments, "one run is evaluated at a time")
-    from llm.evaluate import examine
-    from llm.hardware.machine import Hardware
+    from llm.evaluate import examine, text_examination
+    from llm.tokenizer.base import lacking
 
     if flags.split and flags.text:
         raise Refused("--split and --text exclude each other")
-    model, tokenizer, run, label = _open(flags.run, flags.outputs, flags.plugins)
+    model, reading, run, label = _open(flags.run, flags.outputs, flags.plugins)
     if flags.text is not None:
-        limit = flags.tokens or None
-        exam, what = _text(flags.text, tokenizer, model.max_seq_len, limit), str(flags.text)
+        what, text = str(flags.text), _text(flags.text)
+        exam = text_examination(text, reading, flags.tokens or None)
+        unknown = list(dict.fromkeys(lacking(reading.tokenizer, text)))
+        if unknown:
+            shown = " ".join(unknown[:_SHOWN]) + (" …" if len(unknown) > _SHOWN else "")
+            line = f"the vocabulary lacks {len(unknown)} characters of this text: {shown}"
+            print(f"llm.evaluate: {line}", file=sys.stderr)
     elif run is None:
         raise Refused(f"{flags.run} knows no data; give a text: --text FILE")
     else:
@@ -78,47 +85,53 @@ def _evaluate(arguments: Sequence[str]) -> None:
         eval_tokens = run.config["train"]["eval_tokens"]
         limit = eval_tokens if flags.tokens is None else flags.tokens or None
         exam = _split(run, what, limit, flags.plugins)
-    hardware = Hardware(device="auto", precision="auto", threads=None)
-    machine = hardware.resolve()
-    hardware.start(machine, {})
-    rows = run.config["train"]["batch_size"] if run else _ROWS
-    metrics = examine(model.to(machine.device), exam, machine, rows)
+    device = _device({} if run is None else run.facts)
+    metrics = examine(model.to(device), exam, reading.on(device))
     print(_told(metrics, exam, what, label))
+
+
+def _device(facts: dict[str, Any]) -> str:
+    """The run's device where there is one here, and its threads, so that the figures are equal."""
+    from llm.hardware.limits import cores
+    from llm.hardware.machine import Hardware
+
+    threads = facts.get("threads")
+    settings = {"precision": "auto", "deterministic": facts.get("deterministic", False)}
+    settings["threads"] = threads if threads and threads <= cores() else None
+    hardware = Hardware(device=facts.get("device", "auto"), **settings)
+    try:
+        machine = hardware.resolve()
+    except Refused:
+        machine = Hardware(device="auto", **settings).resolve()
+    hardware.start(machine, {})
+    return machine.device
 
 
 def _open(
     typed: str, outputs: Path, plugins: list[str]
-) -> "tuple[Transformer, Tokenizer, OpenRun | None, str]":
-    """The model, its tokenizer, its run where it has one, and which weights these are."""
+) -> "tuple[Transformer, Reading, OpenRun | None, str]":
+    """The model, how it reads, its run where it has one, and which weights these are."""
     path = other_folder(typed)
     if path is not None and (path / "config.json").exists():  # of public format
         from llm import hf
 
-        tokenizer = hf.load_tokenizer(path)
-        if tokenizer is None:
-            raise Refused(f"{path} has no tokenizer of ours, so its ids cannot be counted in bytes")
-        model = hf.load(path)
+        model, reading = hf.load(path), hf.load_reading(path)
         n_ids = model.embedding.shape[0]
-        if tokenizer.vocab_size > n_ids:
+        if reading.tokenizer.vocab_size > n_ids:
             raise Refused(
-                f"{path}: the tokenizer has {tokenizer.vocab_size} ids, the model {n_ids}"
+                f"{path}: the tokenizer has {reading.tokenizer.vocab_size} ids, the model {n_ids}"
             )
-        return model, tokenizer, None, f"the weights of {path}"
+        return model, reading, None, f"the weights of {path}"
     named = resolve(typed, outputs)
     from llm.runs.reopen import load_run
 
     with opening(named.folder):
         run = load_run(named, which="best", plugins=plugins)
     weights, _, step = run.title.partition(",")
-    return run.model, run.tokenizer, run, f"{weights} of {run.folder.name},{step}"
+    return run.model, run.reading, run, f"{weights} of {run.folder.name},{step}"
 
 
-def _text(file: Path, tokenizer: "Tokenizer", seq_len: int, limit: int | None) -> "Examination":
-    """The text of a file, between two end-of-texts."""
-    import numpy as np
-
-    from llm.evaluate import plain_examination
-
+def _text(file: Path) -> str:
     try:
         text = file.expanduser().read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
@@ -127,34 +140,44 @@ def _text(file: Path, tokenizer: "Tokenizer", seq_len: int, limit: int | None) -
         raise Refused(f"--text: {file}: {error.strerror}") from None
     if not text:
         raise Refused(f"--text: {file} is empty")
-    ids = np.array([tokenizer.eot, *tokenizer.encode(text), tokenizer.eot])
-    return plain_examination(ids, np.zeros(1, np.int64), tokenizer, seq_len, limit)
+    return text
 
 
 def _split(run: "OpenRun", split: str, limit: int | None, plugins: list[str]) -> "Examination":
-    """A split of the run's data: prepared anew where it is gone, the same by its fingerprint."""
+    """A split of the run's data."""
+    from llm.data.prepare import Prepared
+    from llm.evaluate import examination
+
+    prepared = _prepared(run, plugins)
+    if not isinstance(prepared, Prepared):
+        if split != "val":
+            parts = "a mixture is judged on the val splits of its parts only"
+            raise Refused(f"--split {split}: {parts}")
+    elif split not in prepared.splits:
+        raise Refused(f"--split {split}: the data has {' and '.join(prepared.splits)} only")
+    return examination(prepared, run.reading, limit, split)
+
+
+def _prepared(run: "OpenRun", plugins: list[str]) -> "Prepared | PreparedMixture":
+    """The run's tokens, found by their fingerprint; made again from the text where they are gone.
+
+    The text itself may have moved, or have changed since.
+    """
     from llm.config.jobs import Job
     from llm.config.validate import Validated
-    from llm.data.prepare import Prepared
-    from llm.evaluate import examination, plain_examination
+    from llm.data.mixture import find_prepared
     from llm.prepare import prepare_data
 
-    outputs = str(run.folder.parent.parent)
-    config = {**run.config, "outputs": outputs, "plugins": plugins}
+    outputs, mark = run.folder.parent.parent, run.facts["data_fingerprint"]
+    found = find_prepared(outputs / "data", mark, run.config["data"], tuple(plugins))
+    if found is not None:
+        return found
+    config = {**run.config, "outputs": str(outputs), "plugins": plugins}
     chosen = run.facts.get("chosen", {"data": "data", "tokenizer": "tokenizer"})
-    corpus, prepared = prepare_data(Job(Validated(config, {}, chosen, [])))
-    if prepared.fingerprint != run.facts["data_fingerprint"]:
+    _, prepared = prepare_data(Job(Validated(config, {}, chosen, [])))
+    if prepared.fingerprint != mark:
         raise Failed("the run's data is not what it was: text that is on this machine has changed")
-    seq_len = run.config["model"]["max_seq_len"]
-    if split == "val":
-        masked = run.config["data"].get("document_mask", False)
-        return examination(prepared, corpus, seq_len, limit, masked)
-    if not isinstance(prepared, Prepared):
-        raise Refused(f"--split {split}: a mixture is judged on the val splits of its parts only")
-    if split not in prepared.splits:
-        raise Refused(f"--split {split}: the data has {' and '.join(prepared.splits)} only")
-    starts = prepared.document_starts(split)
-    return plain_examination(prepared.tokens(split), starts, run.tokenizer, seq_len, limit)
+    return prepared
 
 
 def _told(metrics: dict[str, float], exam: "Examination", what: str, label: str) -> str:
@@ -162,10 +185,14 @@ def _told(metrics: dict[str, float], exam: "Examination", what: str, label: str)
     lines = [
         f"loss          {loss:.4f} nats a token",
         f"perplexity    {math.exp(loss):.4f}",
-        f"bits a byte   {metrics['val/bpb']:.4f}",
     ]
+    if "val/bpb" in metrics:
+        lines.append(f"bits a byte   {metrics['val/bpb']:.4f}")
+    else:
+        lines.append("bits a byte   not known: the vocabulary lacks characters of the text")
     if "val/floor" in metrics:
         floor, excess = metrics["val/floor"], metrics["val/excess"]
         lines.append(f"above floor   {excess:.4f} (floor {floor:.4f} nats a token)")
-    lines.append(f"on            {what}, {exam.n_tokens:,} tokens, {exam.n_bytes:,} bytes")
+    size = "" if exam.n_bytes is None else f", {exam.n_bytes:,} bytes"
+    lines.append(f"on            {what}, {exam.n_tokens:,} tokens{size}")
     return "\n".join([*lines, f"by            {label}"])

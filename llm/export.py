@@ -46,7 +46,7 @@ def _export(arguments: Sequence[str]) -> None:
 
     with opening(named.folder):
         run = load_run(named, which="best", plugins=flags.plugins)
-    folder = save(run.model, flags.to.expanduser(), run.tokenizer, _story(run))
+    folder = save(run.model, flags.to.expanduser(), run.tokenizer, _story(run), run.reading)
     if not (folder / "tokenizer.json").exists():
         kind = type(run.tokenizer).__name__
         print(f"no tokenizer.json can express the tokenizer {kind}: weights alone", file=sys.stderr)

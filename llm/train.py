@@ -10,12 +10,14 @@ import math
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llm.config.entry import Job, main
+from llm.config.entry import Job, in_process, main
 from llm.config.errors import Failed, Interrupted
 from llm.config.root import Budget
 from llm.config.terminal import shown
@@ -24,6 +26,7 @@ from llm.loop.setup import Setup, prepare_run
 
 if TYPE_CHECKING:
     from llm.model.transformer import Transformer
+    from llm.runs.reopen import OpenRun
 
 
 def train(job: Job) -> Path:
@@ -52,6 +55,27 @@ def train(job: Job) -> Path:
         finally:
             run.release()
         return run.folder
+
+
+def fit(overrides: Sequence[str] = ()) -> "OpenRun":
+    """Train as `python -m llm.train OVERRIDES` does, in this process: the run, opened.
+
+    The same run directory, whichever of the two began it: it goes on where it was interrupted, and
+    is answered where it is finished.
+
+    Args:
+        overrides: settings as they are typed: `["model=nano", "data=custom", "data.path=my.txt"]`
+    Raises: what `train` raises
+    """
+    from llm.runs.reopen import load_run
+
+    runs: list[OpenRun] = []
+
+    def task(job: Job) -> None:
+        runs.append(load_run(train(job), plugins=job.config["plugins"]))
+
+    in_process("llm.fit", task, overrides)
+    return runs[0]
 
 
 def _train(setup: Setup, job: Job) -> None:
@@ -91,9 +115,9 @@ def _train(setup: Setup, job: Job) -> None:
     from llm.tracking.log import MetricLog, PerfLog
     from llm.tracking.progress import Progress
 
-    config, corpus, prepared, exam, machine, run, world, start = setup
+    config, reading, prepared, exam, machine, run, world, start = setup
     settings, seed, plugins = config["train"], config["seed"], config["plugins"]
-    seq_len = config["model"]["max_seq_len"]
+    seq_len = reading.seq_len
     hardware = instantiate(config["hardware"], "hardware", plugins)
     recipe = instantiate(config["optimizer"], "optimizer", plugins)
     tracker: Any = instantiate(config["tracking"], "tracking", plugins) if world.first else Silent()
@@ -101,7 +125,7 @@ def _train(setup: Setup, job: Job) -> None:
     world.start(machine.device)
     world.watch(lambda failure: run.update(state="failed", reason=str(failure)))
     decided = hardware.start(machine, run.facts, world)
-    vocab_size = prepared.tokenizer.vocab_size
+    vocab_size = reading.tokenizer.vocab_size
     model = build_model(config, vocab_size, plugins, machine.device)
     if start is not None:
         start.fill(model)
@@ -110,14 +134,16 @@ def _train(setup: Setup, job: Job) -> None:
     micro_rows = settings["batch_size"]
     rows_per_step = micro_rows * settings["grad_accum_steps"]
     if settings["preflight"] and not checkpoint.list_steps(run.checkpoints):
-        preflight(model, vocab_size, machine.autocast)
+        preflight(model, vocab_size, partial(reading.autocast, machine.device))
     if hardware.recompute:
         recompute_blocks(model)
-    eval_rows = micro_rows
     if hardware.find_batch:  # of the model as it will be called
-        rows, masked, near = rows_per_step // world.size, exam.document_mask, world.local_size
-        micro_rows = micro_batch(run, world, lambda: find_batch(model, machine, rows, masked, near))
-        eval_rows = min(eval_rows, micro_rows // world.size)  # a process takes such a part alone
+        rows, near = rows_per_step // world.size, world.local_size
+        micro_rows = micro_batch(
+            run, world, lambda: find_batch(model, machine, rows, reading, near)
+        )
+        # A process evaluates such a part alone.
+        reading = replace(reading, eval_rows=min(reading.eval_rows, micro_rows // world.size))
     peak = world.size * float(world.decide(lambda: measured_peak(machine)))
     order = training_order(prepared, seq_len, seed)
     budget, at = Budget.parse(settings["budget"]), Position()
@@ -136,7 +162,7 @@ def _train(setup: Setup, job: Job) -> None:
     recipe.settle(model, rows_per_step * seq_len)
     optimizer, scaler = recipe.optimizer(model), machine.scaler()
     if world.first:
-        tokenizers.save(prepared.tokenizer, run.folder)
+        tokenizers.save(reading.tokenizer, run.folder)
     run.update(
         **decided,
         processes=world.size,
@@ -144,6 +170,7 @@ def _train(setup: Setup, job: Job) -> None:
         vocab_size=vocab_size,
         expert_parallel=hardware.expert_parallel,
         floor=exam.floor,
+        reading=reading.stored(),
         **asdict(costs),
     )
 
@@ -184,11 +211,11 @@ def _train(setup: Setup, job: Job) -> None:
 
     signals, trace = StopSignals(), profiler(run.folder, settings["profile"] and world.first)
     folder = run.folder if world.first else None
-    observatory = Observatory(folder, exam, prepared.tokenizer, at.step, progress.say)
+    observatory = Observatory(folder, exam, reading.tokenizer, at.step, progress.say)
     watch, norms = Stopwatch(machine.device), Norms(model, world.size)
     feed = Feed(lambda first: order.rows(first, rows_per_step))
     gradients = Gradients(
-        parallel, machine, scaler, norms, signals, watch, seed, micro_rows, exam.document_mask
+        parallel, machine, scaler, norms, signals, watch, seed, micro_rows, reading
     )
     begun = drawn = time.monotonic() - at.seconds
     stop: int | None = None
@@ -237,7 +264,7 @@ def _train(setup: Setup, job: Job) -> None:
                     continue
                 at.tokens += totals.n_targets if taken else 0
                 # A document is read where its end-of-text is predicted.
-                at.documents += int((batch.targets_RT == prepared.tokenizer.eot).sum())
+                at.documents += int((batch.targets_RT == reading.tokenizer.eot).sum())
                 epochs = order.epochs(first + rows_per_step)
                 trace.step()
 
@@ -269,9 +296,7 @@ def _train(setup: Setup, job: Job) -> None:
                     metrics |= {f"grad_norm/{role}": x for role, x in totals.norms.items()}
                     metrics |= {f"update_ratio/{role}": x for role, x in moved.items()}
                     with watch.phase("evaluation"):
-                        metrics |= examine(
-                            model, exam, machine, eval_rows, world, observatory.watch
-                        )
+                        metrics |= examine(model, exam, reading, world, observatory.watch)
                     if not math.isfinite(metrics["val/loss"]):  # the weights are spoilt
                         go_back()
                         continue
@@ -300,7 +325,7 @@ def _train(setup: Setup, job: Job) -> None:
                     writer = whole_model()
                     if writer is not None:
                         with torch.compiler.set_stance("force_eager"):
-                            texts = sample_texts(writer, prepared, seed, at.step)
+                            texts = sample_texts(writer, reading, seed, at.step)
                         tracker.table(at.step, [{"text": text} for text in texts])
                         progress.say(f"step {at.step} writes: {texts[0]}")
                 # While steps are left out, who knows what the weights are worth?
@@ -325,8 +350,8 @@ def _train(setup: Setup, job: Job) -> None:
         if writer is not None:
             with torch.compiler.set_stance("force_eager"):
                 progress.doing("writing samples")
-                texts = sample_texts(writer, prepared, seed, at.step)
-                shares = acceptance(writer, prepared, corpus, seed, progress.doing)
+                texts = sample_texts(writer, reading, seed, at.step)
+                shares = acceptance(writer, reading, seed, progress.doing)
             if shares:
                 log.append(at.step, at.tokens, shares)
             draw_curve(run.folder)

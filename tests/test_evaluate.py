@@ -11,13 +11,10 @@ from llm.data.corpus import Document, Outside, Score
 from llm.data.prepare import prepare
 from llm.evaluate import acceptance, examination, examine
 from llm.generate.sampling import pick, sample_rows
-from llm.hardware.machine import Machine
 from llm.moe.alarm import CollapseAlarm
 from llm.tokenizer.bytes import Bytes
 from llm.tokenizer.words import Words
-from tests.toy_models import experts, randomised, transformer
-
-CPU = Machine("cpu", "fp32")
+from tests.toy_models import experts, randomised, reading, transformer
 
 
 class TwoStates:
@@ -63,7 +60,7 @@ def test_the_floor_is_the_same_in_nats_per_document(tmp_path):
     held_out = [corpus.sample(i) for i in range(0, 60, 3)]
     nats = sum(corpus.score(text).nats.sum() for text in held_out)
     exams = [
-        examination(prepared_by(tokenizer, tmp_path), corpus, 8, None)
+        examination(prepared_by(tokenizer, tmp_path), reading(corpus=corpus), None)
         for tokenizer in (Bytes(), Words())
     ]
     for exam in exams:
@@ -77,9 +74,10 @@ def test_the_floor_is_the_same_in_nats_per_document(tmp_path):
 def test_excess_adds_up_over_skills(tmp_path, limit):
     corpus = TwoStates()
     prepared = prepared_by(Words(), tmp_path)
-    exam = examination(prepared, corpus, 8, limit)
+    how = reading(prepared.tokenizer, corpus=corpus)
+    exam = examination(prepared, how, limit)
     model = randomised(transformer(vocab_size=prepared.tokenizer.vocab_size, max_seq_len=8))
-    metrics = examine(model, exam, CPU, 4)
+    metrics = examine(model, exam, how)
     assert metrics["val/floor"] == exam.floor > 0
     assert metrics["val/excess"] == pytest.approx(metrics["val/loss"] - exam.floor)
     by_skill = [metrics[f"val/excess/{name}"] for name in corpus.skills]
@@ -95,11 +93,14 @@ def test_the_truth_has_no_excess(tmp_path):
     """A model that says the source's own probabilities stands on the floor."""
     corpus = TwoStates()
     prepared = prepared_by(Words(), tmp_path)
-    exam = examination(prepared, corpus, 8, None)
     tokenizer = prepared.tokenizer
+    how = reading(tokenizer, corpus=corpus)
+    exam = examination(prepared, how, None)
     a, b = (tokenizer.encode(text)[0] for text in corpus.pieces)
 
     class Truth(torch.nn.Module):
+        embedding = torch.zeros(0)
+
         def forward(self, tokens_BT, targets_BT, document_ids_BT=None):
             table = torch.full((tokenizer.vocab_size,) * 2, -torch.inf)
             table[tokenizer.eot, [a, b]] = math.log(0.5)
@@ -108,7 +109,7 @@ def test_the_truth_has_no_excess(tmp_path):
             nats = -table[tokens_BT].gather(2, targets_BT.clamp_min(0)[..., None])[..., 0]
             return type("Output", (), {"nats_BT": nats.where(targets_BT != IGNORED, 0.0)})
 
-    metrics = examine(Truth(), exam, CPU, 3)
+    metrics = examine(Truth(), exam, how)
     assert metrics["val/excess"] == pytest.approx(0, abs=1e-6)
     assert [metrics[f"val/excess/{n}"] for n in corpus.skills] == pytest.approx([0] * 3, abs=1e-6)
 
@@ -125,14 +126,16 @@ class NoFloat64(torch.Tensor):
 
 def test_sums_in_float64_are_the_cpus(tmp_path):
     prepared = prepared_by(Bytes(), tmp_path)
-    exam = examination(prepared, TwoStates(), 8, None)
+    exam = examination(prepared, reading(), None)
 
     class Even(torch.nn.Module):
+        embedding = torch.zeros(0)
+
         def forward(self, tokens_BT, targets_BT, document_ids_BT=None):
             nats_BT = torch.ones(targets_BT.shape).as_subclass(NoFloat64)
             return type("Output", (), {"nats_BT": nats_BT})
 
-    assert examine(Even(), exam, CPU, 3)["val/loss"] == 1
+    assert examine(Even(), exam, reading())["val/loss"] == 1
     alarm = CollapseAlarm(1, 10**6)
     for step in range(100):
         alarm.watch(step, torch.full((1, 4), 0.25).as_subclass(NoFloat64))
@@ -150,11 +153,12 @@ def test_a_corpus_without_probabilities_has_no_floor(tmp_path):
             yield Document("other text", "val")
 
     prepared = prepared_by(Bytes(), tmp_path, Plain())
-    exam = examination(prepared, Plain(), 8, None)
+    how = reading(corpus=Plain())
+    exam = examination(prepared, how, None)
     assert exam.floor is None
     model = transformer(vocab_size=257)
-    assert set(examine(model, exam, CPU, 4)) == {"val/loss", "val/bpb"}
-    assert acceptance(model, prepared, Plain(), 0) == {}
+    assert set(examine(model, exam, how)) == {"val/loss", "val/bpb"}
+    assert acceptance(model, how, 0) == {}
 
 
 def test_acceptance_counts_what_the_source_accepts(tmp_path):
@@ -162,7 +166,8 @@ def test_acceptance_counts_what_the_source_accepts(tmp_path):
     corpus, prepared = TwoStates(), prepared_by(Words(), tmp_path)
     tokenizer = prepared.tokenizer
     model = transformer("switch", "none", vocab_size=tokenizer.vocab_size, tie_embeddings=False)
-    noise = acceptance(model, prepared, corpus, 0, count=20)
+    how = reading(tokenizer, corpus=corpus, seq_len=16)
+    noise = acceptance(model, how, 0, count=20)
     assert noise["val/accepted"] < 0.2
     width = 16
     with torch.no_grad():
@@ -172,7 +177,7 @@ def test_acceptance_counts_what_the_source_accepts(tmp_path):
         b = tokenizer.encode(" b")[0]
         model.embedding[tokenizer.eot, 0] = model.embedding[b, 1] = 1.0
         model.head.weight[b, 0] = model.head.weight[tokenizer.eot, 1] = 30.0 * width
-    sure = acceptance(model, prepared, corpus, 0, count=20)
+    sure = acceptance(model, how, 0, count=20)
     assert sure == {"val/accepted": 1.0, "val/accepted_chat": 1.0}
     assert model.training
 

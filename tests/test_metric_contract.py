@@ -14,12 +14,10 @@ from llm.data.corpus import Document
 from llm.data.prepare import prepare
 from llm.evaluate import examination, examine
 from llm.generate.sampling import sample_rows
-from llm.hardware.machine import Machine
 from llm.tokenizer.bytes import Bytes
 from llm.tokenizer.chars import Chars
-from tests.toy_models import FEED_FORWARDS, experts, randomised, transformer
+from tests.toy_models import FEED_FORWARDS, experts, randomised, reading, transformer
 
-CPU = Machine("cpu", "fp32")
 T = 12
 #: Documents shorter and longer than a row, some of them not ASCII.
 HELD_OUT = [
@@ -47,6 +45,14 @@ class Plain:
 def prepared(request, tmp_path):
     tokenizer = Bytes() if request.param == "bytes" else Chars()
     return prepare(Plain(), tokenizer, {"_target_": request.param}, "plain", tmp_path)
+
+
+def reading_of(prepared, **changes):
+    return reading(prepared.tokenizer, **{"seq_len": T, **changes})
+
+
+def exam_of(prepared):
+    return examination(prepared, reading_of(prepared), None)
 
 
 def model_for(prepared, moe, **changes):
@@ -81,7 +87,7 @@ def brute_force(model, prepared) -> list[float]:
 @pytest.mark.parametrize("moe", FEED_FORWARDS)
 def test_loss_is_the_mean_over_tokens_and_batch_sizes_do_not_move_it(prepared, moe):
     model = model_for(prepared, moe)
-    exam = examination(prepared, Plain(), T, None)
+    exam = exam_of(prepared)
     nats = brute_force(model.eval(), prepared)
     assert (
         exam.n_tokens
@@ -89,7 +95,10 @@ def test_loss_is_the_mean_over_tokens_and_batch_sizes_do_not_move_it(prepared, m
         == sum(len(prepared.tokenizer.encode(text)) + 1 for text in HELD_OUT)
     )
     expected = math.fsum(nats) / len(nats)
-    losses = {size: examine(model, exam, CPU, size)["val/loss"] for size in (1, 2, 3, 16)}
+    losses = {
+        size: examine(model, exam, reading_of(prepared, eval_rows=size))["val/loss"]
+        for size in (1, 2, 3, 16)
+    }
     for loss in losses.values():
         assert loss == pytest.approx(losses[1], abs=1e-6)
         assert loss == pytest.approx(expected, abs=1e-5)
@@ -101,7 +110,7 @@ def test_loss_is_the_mean_over_tokens_and_batch_sizes_do_not_move_it(prepared, m
 def test_bits_per_byte_by_hand(prepared):
     """All nats, ends of documents included, over the UTF-8 bytes of the text."""
     model = model_for(prepared, "dense")
-    metrics = examine(model, examination(prepared, Plain(), T, None), CPU, 4)
+    metrics = examine(model, exam_of(prepared), reading_of(prepared))
     n_bytes = sum(len(text.encode()) for text in HELD_OUT)
     expected = math.fsum(brute_force(model.eval(), prepared)) / math.log(2) / n_bytes
     assert metrics["val/bpb"] == pytest.approx(expected, rel=1e-5)
@@ -111,42 +120,42 @@ def test_an_even_guess_costs_the_logarithm_of_the_vocabulary(prepared):
     model = model_for(prepared, "dense", style="llama")
     with torch.no_grad():
         model.head.weight.zero_()
-    loss = examine(model, examination(prepared, Plain(), T, None), CPU, 2)["val/loss"]
+    loss = examine(model, exam_of(prepared), reading_of(prepared))["val/loss"]
     assert loss == pytest.approx(math.log(prepared.tokenizer.vocab_size), abs=1e-5)
 
 
 @pytest.mark.parametrize("top_k", [1, 2])
 def test_auxiliary_losses_do_not_move_it(prepared, top_k):
     """Trap 4: whatever they weigh, and after training steps and generation as before."""
-    exam = examination(prepared, Plain(), T, None)
+    exam = exam_of(prepared)
     results = []
     for balance, z in ((0.0, 0.0), (0.01, 0.001), (1e3, 1e3)):
         model = model_for(prepared, experts(4, top_k, balance_loss=balance, z_loss=z))
-        results.append(examine(model, exam, CPU, 3))
+        results.append(examine(model, exam, reading_of(prepared)))
     assert results[0] == results[1] == results[2]
     sample_rows(model.eval(), 0, 3, T, 1.0, None, torch.Generator().manual_seed(0))
     model.train()
     rows = torch.from_numpy(exam.rows.tokens_RT)
     output = model(rows, rows)
     (output.loss_sum + sum(output.aux.values())).backward()
-    assert examine(model, exam, CPU, 3) == results[0]
+    assert examine(model, exam, reading_of(prepared)) == results[0]
 
 
 def test_noise_of_training_is_off(prepared):
     """Dropout and router jitter; the model goes on training afterwards."""
     model = model_for(prepared, experts(4, 1, jitter=0.5), dropout=0.5)
-    exam = examination(prepared, Plain(), T, None)
+    exam = exam_of(prepared)
     model.train()
-    assert examine(model, exam, CPU, 3) == examine(model, exam, CPU, 3)
+    assert examine(model, exam, reading_of(prepared)) == examine(model, exam, reading_of(prepared))
     assert model.training
     calm = model_for(prepared, experts(4, 1))
-    assert examine(model, exam, CPU, 3) == examine(calm, exam, CPU, 3)
+    assert examine(model, exam, reading_of(prepared)) == examine(calm, exam, reading_of(prepared))
 
 
 @pytest.mark.parametrize("limit", [1, 13, 40])
 def test_a_limit_counts_the_same_targets_for_every_context_length(prepared, limit):
     for seq_len in (4, 12, 64):
-        exam = examination(prepared, Plain(), seq_len, limit)
+        exam = examination(prepared, reading_of(prepared, seq_len=seq_len), limit)
         assert exam.n_tokens == limit
         counted = exam.rows.targets_RT != IGNORED
         assert exam.rows.places_RT[counted].tolist() == list(range(limit))
@@ -157,9 +166,9 @@ def test_a_limit_counts_the_same_targets_for_every_context_length(prepared, limi
 
 def test_bfloat16_moves_it_by_less_than_a_hundredth(prepared):
     model = transformer("switch", "learned", vocab_size=prepared.tokenizer.vocab_size)
-    exam = examination(prepared, Plain(), T, None)
+    exam = exam_of(prepared)
     exact, low = (
-        examine(model, exam, Machine("cpu", precision), 3)["val/loss"]
+        examine(model, exam, reading_of(prepared, precision=precision))["val/loss"]
         for precision in ("fp32", "bf16")
     )
     assert low == pytest.approx(exact, rel=1e-2)

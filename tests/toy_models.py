@@ -16,6 +16,8 @@ from llm.model.position import Alibi, Kerple, Learned, Position, Rope, Sinusoida
 from llm.model.transformer import Transformer
 from llm.moe.layer import MoE
 from llm.moe.router import TopKRouter
+from llm.reading import Reading
+from llm.tokenizer.bytes import Bytes
 
 POSITIONS = {
     "none": Position,
@@ -56,6 +58,13 @@ def context_of(x_BTD, document_ids_BT=None, **facts) -> Context:
     """The context of a call whose tokens do not matter, for parts that are called alone."""
     tokens_BT = torch.zeros(x_BTD.shape[:2], dtype=torch.int64)
     return Context.of(tokens_BT, document_ids_BT=document_ids_BT, **facts)
+
+
+def reading(tokenizer=None, **changes) -> Reading:
+    """How a toy run reads: bytes, in rows of 8, four at once."""
+    tokenizer = tokenizer or Bytes()
+    facts = {"precision": "fp32", "seq_len": 8, "document_mask": False, "eval_rows": 4}
+    return Reading(tokenizer=tokenizer, start_id=tokenizer.eot, **{**facts, **changes})
 
 
 def shape(**changes) -> FeedForwardShape:

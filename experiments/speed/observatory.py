@@ -33,6 +33,7 @@ from llm.hardware.machine import Machine
 from llm.moe.alarm import CollapseAlarm, active_experts
 from llm.moe.preflight import preflight
 from llm.moe.statistics import summarise
+from llm.reading import Reading
 from llm.report.observatory import Observatory
 from llm.tokenizer.bytes import Bytes
 
@@ -106,7 +107,9 @@ def main() -> None:
     ids_RT = rng.integers(0, vocab - 1, (rows, length + 1))
     places = np.zeros((rows, length), np.int64)
     batch = Batch(ids_RT[:, :-1], ids_RT[:, 1:], places, places)
-    exam = Examination(batch, 1, None, None, [])
+    exam = Examination(batch, 1)
+    rows_at_once = {**config, "train": {"batch_size": given.batch}}
+    reading = Reading.of(rows_at_once, Bytes(), None, machine.facts())
     with tempfile.TemporaryDirectory() as folder:
         observatory = Observatory(Path(folder), exam, Bytes(), 0, print)
         seen: list[float] = []
@@ -114,10 +117,8 @@ def main() -> None:
         report: list[float] = []
         for turn in range(6):
             watch = observatory.watch
-            plain.append(timed(machine, lambda: examine(model, exam, machine, given.batch)))
-            seen.append(
-                timed(machine, lambda w=watch: examine(model, exam, machine, given.batch, watch=w))
-            )
+            plain.append(timed(machine, lambda: examine(model, exam, reading)))
+            seen.append(timed(machine, lambda w=watch: examine(model, exam, reading, watch=w)))
             report.append(timed(machine, lambda n=turn: observatory.report(n, "bench")))
     print(f"examination watched, of one that is not {ratio(seen[1:], plain[1:])}")
     extra = (

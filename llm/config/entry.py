@@ -10,12 +10,14 @@ import contextlib
 import io
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.initialize import get_gh_backup, restore_gh_from_backup
 from omegaconf import DictConfig
 
 from llm.config import overrides as override_reading
@@ -28,7 +30,7 @@ from llm.config.jobs import Job, Jobs
 from llm.config.plain import MISTAKES, one_line
 from llm.config.suggest import nearest
 
-__all__ = ["Job", "main"]
+__all__ = ["Job", "in_process", "main"]
 
 
 def main(command: str, task: Callable[[Job], Any]) -> None:
@@ -39,6 +41,25 @@ def main(command: str, task: Callable[[Job], Any]) -> None:
         task: called once a job, in the same process unless a launcher plugin says otherwise
     """
     sys.exit(exit_code(command, lambda: _run(command, task, read_flags(sys.argv[1:]))))
+
+
+def in_process(command: str, task: Callable[[Job], Any], overrides: Sequence[str]) -> None:
+    """`main` for Python: run `task` for one job, and let its exceptions through.
+
+    Args:
+        overrides: settings as they are typed, key=value
+    """
+    flags = [text for text in overrides if text.startswith("-")]
+    if flags:
+        raise Refused(f"{flags[0]}: {command} takes settings alone, written key=value")
+    arguments, outer = sys.argv, get_gh_backup()
+    GlobalHydra.instance().clear()
+    sys.argv = [command, *overrides]  # which Hydra reads
+    try:
+        _run(command, task, read_flags(list(overrides)))
+    finally:
+        sys.argv = arguments
+        restore_gh_from_backup(outer)
 
 
 def choices_of(flags: argparse.Namespace) -> Choices:

@@ -165,7 +165,7 @@ class RunSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading:
+class DataSettings:
     """Keys of `data` whatever the corpus.
 
     document_mask: attention and positions stay within a document, where a row holds several
@@ -191,7 +191,7 @@ class Experiment:
     train: TrainSettings
     model: Node
     moe: Node
-    data: Annotated[Node, Common(Reading)]
+    data: Annotated[Node, Common(DataSettings)]
     tokenizer: Node
     optimizer: Node
     hardware: Node

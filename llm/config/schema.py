@@ -25,7 +25,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Common:
-    """Marks a node that has the keys of a dataclass, too: `Annotated[Node, Common(Reading)]`.
+    """Marks a node that has the keys of a dataclass, too: `Annotated[Node, Common(DataSettings)]`.
 
     They say how what the node makes is used, so they are no business of its constructor.
     """

@@ -1,6 +1,7 @@
 """Several corpora in stated proportions: prepared apart, with one tokenizer, and read together."""
 
 import hashlib
+import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -134,6 +135,29 @@ def fingerprints(
 def fingerprint_of(parts: dict[str, str]) -> str:
     """Of a mixture, from those of its parts; the weights are the config's."""
     return _hash(parts)
+
+
+def find_prepared(
+    root: Path, mark: str, node: dict[str, Any], plugins: tuple[str, ...] = ()
+) -> Prepared | PreparedMixture | None:
+    """The prepared corpus of this fingerprint, None where it is not there. No text is opened.
+
+    Args:
+        root: `outputs/data`
+        mark: the fingerprint
+        node: the config's `data`
+        plugins: modules beside `llm.tokenizer` that the tokenizer may be from
+    """
+    if node["_target_"] != f"{Mixture.__module__}.{Mixture.__qualname__}":
+        found = next(iter(root.glob(f"*-{mark}")), None)
+        return None if found is None else preparation.open_prepared(found, plugins)
+    parts = {name: part for name, part in sorted(node["parts"].items()) if part is not None}
+    for folders in itertools.product(*(sorted(root.glob(f"{name}-*")) for name in parts)):
+        chosen = dict(zip(parts, folders, strict=True))
+        if fingerprint_of({n: f.name.rpartition("-")[2] for n, f in chosen.items()}) == mark:
+            opened = {n: preparation.open_prepared(f, plugins) for n, f in chosen.items()}
+            return PreparedMixture(opened, {n: part["weight"] for n, part in parts.items()})
+    return None
 
 
 def _vocabulary(mixture: Mixture, node: dict[str, Any], name: str, root: Path) -> Path:

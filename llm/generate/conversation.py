@@ -10,11 +10,11 @@ from typing import Literal, NamedTuple
 
 import torch
 
-from llm.data.corpus import Dialogue
 from llm.generate.reader import Reader
 from llm.generate.sampling import stream
 from llm.model.transformer import Transformer
-from llm.tokenizer.base import Tokenizer, well_formed
+from llm.reading import Reading
+from llm.tokenizer.base import well_formed
 from llm.tokenizer.stream import StreamDecoder
 
 #: Why an answer is over: its own end, the end of the document, or cut off.
@@ -69,18 +69,17 @@ class Conversation:
     def __init__(
         self,
         model: Transformer,
-        tokenizer: Tokenizer,
-        dialogue: Dialogue | None,
+        reading: Reading,
         generator: torch.Generator,
         cuts: bool = True,
     ):
-        self.dialogue = dialogue
+        self.reading, self.dialogue = reading, reading.dialogue
         self.turns: list[Turn] = []
         self.forgotten = 0  # of these turns, so many are no longer in the context
         self.overflowed = False  # during the last answer: something is no longer in the context
         self.max_len = model.max_seq_len
         self.cuts = cuts
-        self._model, self._tokenizer, self._generator = model, tokenizer, generator
+        self._model, self._tokenizer, self._generator = model, reading.tokenizer, generator
         self._reader = Reader(model)
         self._ids: list[list[int]] = []  # of each turn that is over
 
@@ -160,9 +159,9 @@ class Conversation:
         return self._tokenizer.encode(text)
 
     def _context(self, last: list[int]) -> list[int]:
-        """End-of-text, as before every document, then the turns that are still remembered."""
+        """The start id, as before every document, then the turns that are still remembered."""
         earlier = [i for ids in self._ids[self.forgotten :] for i in ids]
-        return [self._tokenizer.eot, *earlier, *last]
+        return [self.reading.start_id, *earlier, *last]
 
     def _shorten(self, context: list[int], max_len: int) -> list[int]:
         """What is kept where an answer does not fit any more: three quarters at most."""
@@ -174,7 +173,7 @@ class Conversation:
         """Drop whole turns from the front, until a quarter is free or the last one is alone."""
         while len(context) > max(2, self.max_len * 3 // 4) and self.forgotten < len(self._ids):
             gone = len(self._ids[self.forgotten])
-            context = [self._tokenizer.eot, *context[1 + gone :]]
+            context = [self.reading.start_id, *context[1 + gone :]]
             self.forgotten += 1
             self.overflowed = True
         return context

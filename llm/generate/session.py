@@ -7,11 +7,11 @@ from contextlib import closing
 from llm.config.errors import Refused
 from llm.config.suggest import nearest
 from llm.config.terminal import shown
-from llm.data.corpus import Corpus, Dialogue, Instrument
+from llm.data.corpus import Dialogue, Instrument
 from llm.generate import colour, judge
 from llm.generate.conversation import Conversation, Piece, Sampling
 from llm.generate.limits import count, temperature
-from llm.tokenizer.base import Tokenizer, lacking, well_formed
+from llm.tokenizer.base import lacking, well_formed
 
 HELP = """\
 /temp V        temperature, 0.1 (sure of itself) to 2.0 (wild), 0: always the likeliest token;
@@ -33,24 +33,22 @@ class Session:
     terminal; in a pipe they go to standard error.
 
     Args:
-        corpus: of the run, None where it cannot be opened any more
         at_terminal: somebody types, so there is a prompt
     """
 
     def __init__(
         self,
         conversation: Conversation,
-        tokenizer: Tokenizer,
-        corpus: Corpus | None,
         sampling: Sampling,
         at_terminal: bool,
     ):
+        corpus = conversation.reading.corpus
         self.conversation, self.sampling = conversation, sampling
         self.instrument = corpus if isinstance(corpus, Instrument) else None
         self.at_terminal = at_terminal
         self.colours = colour.wanted(sys.stdout)
         self.confidence = False
-        self._tokenizer = tokenizer
+        self._tokenizer = conversation.reading.tokenizer
 
     def run(self, banner: str) -> None:
         """Until somebody leaves: quit, exit, the end of the input, Ctrl-C at the prompt."""

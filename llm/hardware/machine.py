@@ -1,7 +1,8 @@
 """Where a run computes, and in what precision: decided once, before step 0."""
 
 import os
-from contextlib import AbstractContextManager, nullcontext
+import warnings
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal
 
@@ -193,6 +194,20 @@ def _threads(local_size: int) -> int:
     if local_size == 1:
         return min(torch.get_num_threads(), cores())  # PyTorch's choice, within the quota
     return max(1, physical_cores() // local_size)
+
+
+def multiplies(device: str, precision: str) -> bool:
+    """Whether this device multiplies in that precision at all, in hardware or not."""
+    if precision == "fp32":
+        return True
+    ones = torch.ones(2, 2, device=device)
+    with warnings.catch_warnings(), suppress(RuntimeError):
+        warnings.simplefilter(
+            "ignore"
+        )  # where it cannot, autocast warns and does nothing, or raises
+        with torch.autocast(device, DTYPES[precision]):
+            return (ones @ ones).dtype == DTYPES[precision]
+    return False
 
 
 def _best_device() -> str:

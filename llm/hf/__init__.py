@@ -2,7 +2,7 @@
 
 from typing import Any
 
-__all__ = ["load", "load_tokenizer", "save"]
+__all__ = ["load", "load_reading", "load_tokenizer", "save"]
 
 
 def __getattr__(name: str) -> Any:

@@ -21,8 +21,14 @@ from llm.hf.mapping import family_of, from_theirs, to_theirs
 from llm.hf.tokenizer_json import byte_pairs_of, tokenizer_files
 from llm.hf.weights import Layout, check
 from llm.model.transformer import Transformer
+from llm.reading import Reading
 from llm.tokenizer import base as tokenizers
 from llm.tokenizer.base import Tokenizer
+
+#: How the model's run read text.
+READING = "reading.json"
+#: Rows of one call in evaluation, for a folder that does not say.
+_EVAL_ROWS = 8
 
 
 def read_config(folder: Path) -> tuple[dict[str, Any], int, Family]:
@@ -125,6 +131,7 @@ def save(
     path: str | Path,
     tokenizer: Tokenizer | None = None,
     about: Mapping[str, Any] | None = None,
+    reading: Reading | None = None,
 ) -> Path:
     """Write a folder that `transformers` opens, whole or not at all; returns it.
 
@@ -136,6 +143,7 @@ def save(
         path: a new folder, or an empty one
         tokenizer: its own, as `tokenizer.json` where that can express it
         about: how the model was made, for its README
+        reading: of its run, which the folder brings along for `llm.evaluate`
     Raises:
         Refused: no public architecture has all of the model's parts; the key is named
     """
@@ -162,6 +170,7 @@ def save(
         "config.json": theirs,
         "generation_config.json": generation,
         **(theirs_of_text or {}),
+        **({} if reading is None else {READING: reading.stored()}),
     }.items():
         text = json.dumps(value, indent=2, ensure_ascii=False)
         (working / name).write_text(text + "\n", encoding="utf-8")
@@ -177,6 +186,31 @@ def save(
         folder.rmdir()
     os.replace(working, folder)
     return folder
+
+
+def load_reading(path: str | Path) -> Reading:
+    """How the model in a folder reads: what `save` noted, else in fp32, as the weights are.
+
+    Raises:
+        Refused: its tokenizer is of a kind that is not ours
+    """
+    folder = Path(path)
+    tokenizer = load_tokenizer(folder)
+    if tokenizer is None:
+        raise Refused(f"{folder} has no tokenizer of ours, so its ids cannot be counted in bytes")
+    reading = Reading(
+        tokenizer=tokenizer,
+        precision="fp32",
+        seq_len=read_config(folder)[0]["model"]["max_seq_len"],
+        document_mask=False,
+        start_id=tokenizer.eot,
+        eval_rows=_EVAL_ROWS,
+    )
+    file = folder / READING
+    try:
+        return reading.restored(read_json(file)) if file.exists() else reading
+    except ValueError as problem:
+        raise Refused(f"{file}: {problem}") from None
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer | None:

@@ -62,7 +62,6 @@ def results(rows: list[dict[str, Any]], at: "Position") -> dict[str, Any]:
     last, best = evaluations[-1], min(evaluations, key=lambda row: row["val/loss"])
     found = {
         "val_loss": last["val/loss"],
-        "val_bpb": last["val/bpb"],
         "best_val_loss": best["val/loss"],
         "best_step": best["step"],
         "steps": at.step,
@@ -70,6 +69,8 @@ def results(rows: list[dict[str, Any]], at: "Position") -> dict[str, Any]:
         "seconds": round(at.seconds, 3),
         "tokens_per_second": round(at.tokens / at.step_seconds, 1),
     }
+    if "val/bpb" in last:
+        found["val_bpb"] = last["val/bpb"]
     if "val/floor" in last:
         found |= {"floor": last["val/floor"], "excess": last["val/excess"]}
         found["excess_by_skill"] = {

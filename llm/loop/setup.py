@@ -9,13 +9,13 @@ from llm.config.entry import Job
 from llm.config.errors import Refused
 
 if TYPE_CHECKING:
-    from llm.data.corpus import Corpus
-    from llm.data.mixture import Mixture, PreparedMixture
+    from llm.data.mixture import PreparedMixture
     from llm.data.prepare import Prepared
     from llm.evaluate import Examination
     from llm.hardware.machine import Machine
     from llm.hardware.world import World
     from llm.hf.start import Start
+    from llm.reading import Reading
     from llm.runs.directory import Run
 
 
@@ -23,7 +23,7 @@ class Setup(NamedTuple):
     """What `prepare_run` decided."""
 
     config: dict[str, Any]
-    corpus: "Corpus | Mixture"
+    reading: "Reading"
     prepared: "Prepared | PreparedMixture"
     exam: "Examination"
     machine: "Machine"
@@ -42,6 +42,7 @@ def prepare_run(job: Job, world: "World | None" = None) -> Setup:
     from llm.moe.exchange import check_split
     from llm.moe.layer import caveats
     from llm.prepare import prepare_data
+    from llm.reading import Reading
     from llm.runs.code import code_facts, packages
     from llm.runs.directory import Run, claim, folder_of
     from llm.runs.identity import config_hash, git_state, identify, versions
@@ -75,13 +76,14 @@ def prepare_run(job: Job, world: "World | None" = None) -> Setup:
     corpus, prepared = made or prepare_data(job)
     if start is not None:
         start.check_vocabulary(prepared.tokenizer)
-    exam = examination(
-        prepared,
-        corpus,
-        config["model"]["max_seq_len"],
-        config["train"]["eval_tokens"],
-        config["data"]["document_mask"],
-    )
+    reading = Reading.of(config, prepared.tokenizer, corpus, machine.facts())
+    exam = examination(prepared, reading, config["train"]["eval_tokens"])
+    if exam.n_bytes is None and world.first:
+        print(
+            "val/bpb is not known: the vocabulary lacks characters of the validation text, and "
+            "train.eval_tokens takes a part of it",
+            file=sys.stderr,
+        )
     name, identity = identify(
         names,
         job.validated.identity,
@@ -113,4 +115,4 @@ def prepare_run(job: Job, world: "World | None" = None) -> Setup:
 
     facts = world.decide(decide)
     run = claimed[0] if claimed else Run(folder_of(outputs / "runs", name), facts, None)
-    return Setup(config, corpus, prepared, exam, machine, run, world, start)
+    return Setup(config, reading, prepared, exam, machine, run, world, start)

@@ -21,6 +21,7 @@ from llm.hardware.stopwatch import Stopwatch
 from llm.hardware.world import World
 from llm.layers.noise import keyed
 from llm.optimizer.norms import Norms
+from llm.reading import Reading
 from llm.runs.directory import Run
 
 
@@ -50,7 +51,6 @@ class Gradients:
     Args:
         micro_rows: rows of one micro-step, over all processes, which share them evenly; it divides
             the rows of a step
-        document_mask: whether documents of a row are kept apart
     """
 
     def __init__(
@@ -63,11 +63,11 @@ class Gradients:
         watch: Stopwatch,
         seed: int,
         micro_rows: int,
-        document_mask: bool,
+        reading: Reading,
     ):
         self.parallel, self.machine, self.scaler = parallel, machine, scaler
         self.norms, self.signals, self.watch = norms, signals, watch
-        self.seed, self.micro_rows, self.document_mask = seed, micro_rows, document_mask
+        self.seed, self.micro_rows, self.reading = seed, micro_rows, reading
         self.world = parallel.world
         if micro_rows % self.world.size:
             raise ValueError(f"{self.world.size} processes cannot share {micro_rows} rows evenly")
@@ -94,7 +94,10 @@ class Gradients:
                 inputs, keys_B2 = self._part(batch, step, rows)
             last = micro == micro_steps - 1
             with self.parallel.accumulating(last), keyed(keys_B2):
-                with self.watch.phase("forward", on_device=True), self.machine.autocast():
+                with (
+                    self.watch.phase("forward", on_device=True),
+                    self.reading.autocast(self.machine.device),
+                ):
                     output = self.parallel(**inputs)
                 with self.watch.phase("backward", on_device=True):
                     loss = output.loss_sum / n_targets + share * sum(output.aux.values())
@@ -117,7 +120,7 @@ class Gradients:
         words = [mix(self.seed, step, row, 5) for row in own]
         keys_B2 = torch.tensor([[w & 0xFFFFFFFF, w >> 32] for w in words]).to(torch.int32)
         arrays = {"tokens_BT": batch.tokens_RT, "targets_BT": batch.targets_RT}
-        if self.document_mask:
+        if self.reading.document_mask:
             arrays["document_ids_BT"] = batch.documents_RT
         inputs = {name: torch.from_numpy(array_RT[part]) for name, array_RT in arrays.items()}
         inputs["keys"] = keys_B2
@@ -155,14 +158,13 @@ class Gradients:
 
 
 def find_batch(
-    model: Any, machine: Machine, rows: int, document_mask: bool, local_size: int = 1
+    model: Any, machine: Machine, rows: int, reading: Reading, local_size: int = 1
 ) -> int:
     """How many of a step's `rows` this process can take at once: `hardware.find_batch`.
 
     Args:
         model: as training calls it (`recompute_blocks` done), but not compiled: that would
             translate it for every number of rows tried, and keeps no more
-        document_mask: whether documents of a row are kept apart, by a mask of its own for each row
         local_size: processes on this machine
     """
     vocab_size, device = model.embedding.shape[0], machine.device
@@ -170,11 +172,11 @@ def find_batch(
 
     def trial(count: int) -> None:
         # Random ids: routers send equal ones to the same few experts.
-        shape = (count, model.max_seq_len)
+        shape = (count, reading.seq_len)
         ids_BT = torch.randint(vocab_size, shape, generator=generator).to(device)
-        documents_BT = torch.zeros_like(ids_BT) if document_mask else None
+        documents_BT = torch.zeros_like(ids_BT) if reading.document_mask else None
         # A GPU's peak is measured; where kept tensors are counted, recomputed ones are not among.
-        with machine.autocast(), nullcontext() if device == "cuda" else one_kept(model):
+        with reading.autocast(device), nullcontext() if device == "cuda" else one_kept(model):
             output = model(ids_BT, ids_BT, document_ids_BT=documents_BT)
         (output.loss_sum + sum(output.aux.values())).backward()
         model.zero_grad(set_to_none=True)

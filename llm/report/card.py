@@ -3,15 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from llm.config.environment import invocation
 from llm.data.batches import mix
-from llm.data.mixture import PreparedMixture
-from llm.data.prepare import Prepared
 from llm.generate import TEMPERATURE, TOP_K
-from llm.generate.sampling import sample_rows
+from llm.generate.documents import write_documents
 from llm.model.transformer import Transformer
+from llm.reading import Reading
 from llm.report.observatory import expert_lines
 from llm.runs.resolve import newest_finished
 
@@ -19,27 +16,17 @@ _BAR = 28
 
 
 def sample_texts(
-    model: Transformer, prepared: Prepared | PreparedMixture, seed: int, step: int, count: int = 3
+    model: Transformer, reading: Reading, seed: int, step: int, count: int = 3
 ) -> list[str]:
     """Documents that the model writes, at chat's defaults; a function of seed and step."""
-    generator = torch.Generator(model.embedding.device).manual_seed(mix(seed, step, 3) >> 1)
-    tokenizer = prepared.tokenizer
-    was_training = model.training
-    model.eval()
-    rows = sample_rows(
-        model, tokenizer.eot, count, model.max_seq_len, TEMPERATURE, TOP_K, generator
-    )
-    model.train(was_training)
-    return [tokenizer.decode(row) for row in rows]
+    return write_documents(model, reading, count, TEMPERATURE, TOP_K, mix(seed, step, 3) >> 1)
 
 
 def card(folder: Path, facts: dict[str, Any], rows: list[dict[str, Any]], texts: list[str]) -> str:
     """The lines that `llm.train` ends with, before the run directory."""
     lines = ["", f"  {texts[0].strip()}".replace("\n", "\n  "), ""]
-    lines.append(
-        f"validation loss  {facts['val_loss']:.4f} nats a token   "
-        f"{facts['val_bpb']:.4f} bits a byte"
-    )
+    bits = f"   {facts['val_bpb']:.4f} bits a byte" if "val_bpb" in facts else ""
+    lines.append(f"validation loss  {facts['val_loss']:.4f} nats a token{bits}")
     if facts.get("excess") is not None:
         lines += _against_the_floor(facts, rows)
     lines += expert_lines(folder)

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +13,12 @@ from omegaconf import OmegaConf
 
 from llm.build import build_model
 from llm.config.errors import Refused
+from llm.config.instantiate import instantiate
+from llm.evaluate import examine, text_examination
+from llm.generate import MAX_TOKENS, TEMPERATURE, TOP_K
+from llm.generate.sampling import stream
 from llm.model.transformer import Transformer
+from llm.reading import Reading
 from llm.runs import checkpoint
 from llm.runs.directory import read_facts
 from llm.runs.identity import current
@@ -32,7 +38,11 @@ class OpenRun:
     weights: Path  # the checkpoint that is open
     step: int  # of the weights
     model: Transformer  # in evaluation mode
-    tokenizer: Tokenizer
+    reading: Reading
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self.reading.tokenizer
 
     @property
     def title(self) -> str:
@@ -44,6 +54,36 @@ class OpenRun:
         """The row of the metric log that judges these weights, empty where there is none."""
         rows = [r for r in self.metrics if r["step"] == self.step and r.get("val/loss") is not None]
         return rows[-1] if rows else {}
+
+    def loss(self, text: str) -> float:
+        """Nats per token of a text: what `llm.evaluate --text` says of it."""
+        reading = self.reading.on(self.model.embedding.device)
+        return examine(self.model, text_examination(text, reading), reading)["val/loss"]
+
+    def generate(
+        self,
+        text: str = "",
+        max_tokens: int = MAX_TOKENS,
+        temperature: float = TEMPERATURE,
+        top_k: int | None = TOP_K,
+        seed: int | None = None,
+    ) -> str:
+        """How a document goes on that begins with `text`, until it ends or is `max_tokens` long.
+
+        Args:
+            temperature: 0 takes the likeliest token
+            top_k: draw from so many of the likeliest tokens only, None for all
+            seed: the same text every time; None for another one each time
+        Raises:
+            Refused: the text is longer than the model's context
+        """
+        reading, device = self.reading, self.model.embedding.device
+        prompt = [reading.start_id, *self.tokenizer.encode(text)]
+        generator = torch.Generator(device)
+        generator.seed() if seed is None else generator.manual_seed(seed)
+        drawn = stream(self.model, prompt, max_tokens, temperature, top_k, generator)
+        tokens = (token for token, _ in drawn)
+        return self.tokenizer.decode(list(takewhile(lambda t: t != self.tokenizer.eot, tokens)))
 
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:
@@ -78,7 +118,16 @@ def load_run(
     model = build_model(config, tokenizer.vocab_size, plugins)
     model.load_state_dict(weights.model)
     model = model.to(device).eval()
-    return OpenRun(folder, config, facts, weights.folder, weights.step, model, tokenizer)
+    reading = Reading.of(config, tokenizer, _corpus(config, plugins), facts)
+    return OpenRun(folder, config, facts, weights.folder, weights.step, model, reading)
+
+
+def _corpus(config: dict[str, Any], plugins: Sequence[str]) -> Any:
+    """Where the run's text comes from, None where that is gone by now."""
+    try:
+        return instantiate(config["data"], "data", plugins)
+    except (Refused, OSError):
+        return None
 
 
 def _weights(folder: Path, chosen: Path) -> checkpoint.Checkpoint:

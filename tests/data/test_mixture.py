@@ -13,10 +13,10 @@ from llm.data.batches import IGNORED
 from llm.data.corpus import Document
 from llm.data.mixture import Mixture, Part, prepare_parts, training_order
 from llm.evaluate import examination, examine
-from llm.hardware.machine import Machine
 from llm.tokenizer.bpe import BPE
 from llm.tokenizer.bytes import Bytes
 from llm.tokenizer.chars import Chars
+from tests.toy_models import reading
 from tests.typist import Typist
 
 NODE = {"_target_": "a tokenizer"}
@@ -77,6 +77,8 @@ def test_tokens_are_read_in_proportion(tmp_path):
 class Even(torch.nn.Module):
     """Costs each target as many nats as its id says, in thousandths."""
 
+    embedding = torch.zeros(0)
+
     def forward(self, tokens_BT, targets_BT, document_ids_BT=None):
         self.documents_BT = document_ids_BT
         from llm.model.transformer import Output
@@ -87,10 +89,9 @@ class Even(torch.nn.Module):
 def test_each_part_is_judged_apart_and_all_together(tmp_path):
     parts = mixture(a=0, b=5)
     prepared = prepare_parts(parts, Bytes(), NODE, ("m", "bytes"), tmp_path)
-    cpu = Machine("cpu", "fp32")
     for limit in (None, 20):
-        exam = examination(prepared, parts, 8, limit)
-        metrics = examine(Even(), exam, cpu, 3)
+        exam = examination(prepared, reading(), limit)
+        metrics = examine(Even(), exam, reading())
         total = n_tokens = 0
         for name in "ab":
             held_out = prepared.parts[name].tokens("val")[1:][: limit and limit // 2]
@@ -101,7 +102,7 @@ def test_each_part_is_judged_apart_and_all_together(tmp_path):
             total, n_tokens = total + nats, n_tokens + len(held_out)
         assert metrics["val/loss"] == pytest.approx(total / n_tokens)
     same = examination(
-        prepare_parts(mixture(a=3, b=1), Bytes(), NODE, ("m", "bytes"), tmp_path), parts, 8, 20
+        prepare_parts(mixture(a=3, b=1), Bytes(), NODE, ("m", "bytes"), tmp_path), reading(), 20
     )
     assert (same.rows.targets_RT == exam.rows.targets_RT).all()
     assert (exam.rows.targets_RT != IGNORED).sum() == 20

@@ -1,17 +1,21 @@
 """A conversation is one document; its answers stream, stop, and are forgotten in whole turns."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from llm.data.corpus import Dialogue
 from llm.generate.conversation import Conversation, Sampling
 from llm.tokenizer.bytes import Bytes
+from tests.toy_models import reading
 
 DIALOGUE = Dialogue(user="Q: ", assistant="\nA:", stop="\n")
 
 
 def converse(model, dialogue=DIALOGUE):
-    return Conversation(model, Bytes(), dialogue, torch.Generator().manual_seed(0))
+    how = reading(corpus=SimpleNamespace(dialogue=dialogue))
+    return Conversation(model, how, torch.Generator().manual_seed(0))
 
 
 def said(pieces):

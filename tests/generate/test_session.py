@@ -11,6 +11,7 @@ from llm.generate.conversation import Conversation, Sampling
 from llm.generate.session import Session
 from llm.tokenizer.bytes import Bytes
 from llm.tokenizer.chars import Chars
+from tests.toy_models import reading
 
 TOWN = Tinytown()
 REPLIES = {
@@ -36,10 +37,9 @@ def chat(parrot, monkeypatch, capsys):
 
     def start(corpus, replies, tokenizer, max_seq_len):
         model = parrot(tokenizer, replies, max_seq_len)
-        dialogue = corpus.dialogue if corpus is not None else None
-        generator = torch.Generator().manual_seed(0)
-        conversation = Conversation(model, tokenizer, dialogue, generator)
-        return Session(conversation, tokenizer, corpus, Sampling(100, 0.8, 50), False)
+        how = reading(tokenizer, corpus=corpus)
+        conversation = Conversation(model, how, torch.Generator().manual_seed(0))
+        return Session(conversation, Sampling(100, 0.8, 50), False)
 
     talk.start = start
     return talk

@@ -18,7 +18,7 @@ from llm.loop import step
 from llm.loop.outcome import Course
 from llm.model.transformer import Transformer
 from llm.runs.position import Position
-from tests.toy_models import randomised, tokens, transformer
+from tests.toy_models import randomised, reading, tokens, transformer
 
 
 def gradients(model) -> list[torch.Tensor]:
@@ -93,7 +93,7 @@ def test_a_found_batch_is_that_of_so_many_processes():
 def test_rows_that_cannot_be_shared_evenly_are_an_error():
     def gradients_of(processes: int, micro_rows: int) -> step.Gradients:
         parallel = SimpleNamespace(world=SimpleNamespace(size=processes))
-        return step.Gradients(parallel, *[None] * 6, micro_rows, False)
+        return step.Gradients(parallel, *[None] * 6, micro_rows, reading())
 
     with pytest.raises(ValueError, match="2 processes cannot share 3 rows evenly"):
         gradients_of(2, 3)
@@ -118,9 +118,9 @@ def test_find_batch_tries_the_program_that_trains_and_caps_evaluation(llm_train,
         assert calls == [(2, True, True)]
         return 1
 
-    def examining(model, exam, machine, batch_size, *more):
-        evaluated.append(batch_size)
-        return examine(model, exam, machine, batch_size, *more)
+    def examining(model, exam, reading, *more):
+        evaluated.append(reading.eval_rows)
+        return examine(model, exam, reading, *more)
 
     monkeypatch.setattr(Transformer, "forward", spy)
     monkeypatch.setattr(step, "largest_fitting", trying)

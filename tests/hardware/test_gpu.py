@@ -30,7 +30,7 @@ from llm.optimizer.adamw import AdamW
 from llm.optimizer.muon import Muon
 from llm.optimizer.norms import Norms
 from llm.optimizer.schedule import Constant
-from tests.toy_models import experts, randomised, shape, tokens, transformer
+from tests.toy_models import experts, randomised, reading, shape, tokens, transformer
 
 pytestmark = pytest.mark.gpu
 
@@ -187,7 +187,8 @@ def test_a_step_waits_for_the_totals_alone(monkeypatch, name, moe):
     machine = Machine(DEVICE, "bf16")
     gradients = Gradients(
         *(Parallel(model, "none", World()), machine, machine.scaler(), norms),
-        *(StopSignals(), Stopwatch(DEVICE), 0, 4, True),
+        *(StopSignals(), Stopwatch(DEVICE), 0, 4),
+        reading(precision="bf16", document_mask=True),
     )
     ids_RT = tokens(8, 64).numpy()
     batch = Batch(ids_RT, ids_RT, ids_RT, np.zeros_like(ids_RT))

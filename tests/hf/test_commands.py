@@ -96,6 +96,7 @@ def test_an_export_has_all_that_others_look_for(here, tmp_path, capsys):
         "config.json",
         "generation_config.json",
         "model.safetensors",
+        "reading.json",
         "tokenizer.json",
         "tokenizer_config.json",
         "vocabulary.json",

@@ -1,6 +1,7 @@
 """What is typed is read to the byte, as far as the context holds it; anything else is said."""
 
 import io
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from llm.generate.conversation import Conversation, Sampling
 from llm.generate.session import Session
 from llm.tokenizer.bytes import Bytes
 from llm.tokenizer.words import Words
+from tests.toy_models import reading
 
 SAMPLING = Sampling(max_tokens=1, temperature=0, top_k=None)
 
@@ -39,8 +41,9 @@ def session(monkeypatch):
                 return self.model.logits_V[None]
 
         monkeypatch.setattr("llm.generate.conversation.Reader", Reader)
-        talk = Conversation(model, tokenizer, dialogue, torch.Generator(), cuts)
-        return Session(talk, tokenizer, None, SAMPLING, at_terminal=False)
+        how = reading(tokenizer, corpus=SimpleNamespace(dialogue=dialogue))
+        talk = Conversation(model, how, torch.Generator(), cuts)
+        return Session(talk, SAMPLING, at_terminal=False)
 
     return made
 

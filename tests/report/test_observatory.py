@@ -9,13 +9,11 @@ import torch
 import llm.report.observatory as observatory_module
 from llm.data.batches import IGNORED, Batch
 from llm.evaluate import Examination, examine
-from llm.hardware.machine import Machine
 from llm.report.observatory import Observatory, expert_lines
 from llm.tokenizer.bytes import Bytes
 from llm.tracking.heatmap import draw_routing
-from tests.toy_models import experts, randomised, transformer
+from tests.toy_models import experts, randomised, reading, transformer
 
-CPU = Machine("cpu", "fp32")
 R, T, E, K, L = 7, 12, 4, 2, 3
 
 
@@ -70,7 +68,7 @@ def chosen_by_hooks(model, exam):
 @pytest.mark.parametrize("batch_size", [1, 3, 16])
 def test_counts_are_those_of_the_routers_on_counted_targets(tmp_path, model, exam, batch_size):
     observatory = watch(tmp_path, exam)
-    examine(model, exam, CPU, batch_size, watch=observatory.watch)
+    examine(model, exam, reading(eval_rows=batch_size), watch=observatory.watch)
     metrics = observatory.report(200, "a run")
     choices_LMK = chosen_by_hooks(model, exam)
     for layer in range(L):
@@ -98,7 +96,7 @@ def test_agreement_with_the_evaluation_before(tmp_path, model, exam):
     for step in (1, 2, 3):
         if step == 3:
             randomised(model, seed=5)
-        examine(model, exam, CPU, 4, watch=observatory.watch)
+        examine(model, exam, reading(), watch=observatory.watch)
         reports.append(observatory.report(step, "a run"))
     assert "moe/val/agreement" not in reports[0]
     assert reports[1]["moe/val/agreement"] == 1.0
@@ -121,10 +119,10 @@ def test_a_resumed_observatory_goes_on_alike(tmp_path, exam):
             if resumes and step == 30:
                 observatory = watch(folder, exam, step=15)
                 assert [f.name for f in folder.glob("routing/*")] == ["step-00000010.npz"]
-                examine(models[1], exam, CPU, 4, watch=observatory.watch)
+                examine(models[1], exam, reading(), watch=observatory.watch)
                 folders.append(observatory.report(20, "a run"))
                 observatory = watch(folder, exam, step=25)
-            examine(model, exam, CPU, 4, watch=observatory.watch)
+            examine(model, exam, reading(), watch=observatory.watch)
             folders.append(observatory.report(step, "a run"))
     (_, second, third), (_, lost, again, last) = folders[:3], folders[3:]
     assert lost == again == second and last == third
@@ -135,7 +133,7 @@ def test_the_number_of_metrics_depends_on_no_size(tmp_path, exam):
     for n_experts, n_layers in ((2, 1), (16, 5)):
         model = transformer(experts(n_experts, 2), n_layers=n_layers, vocab_size=257)
         observatory = watch(None, exam)
-        examine(model, exam, CPU, 4, watch=observatory.watch)
+        examine(model, exam, reading(), watch=observatory.watch)
         names.append(set(observatory.report(1, "a run")))
     assert names[0] == names[1]
     assert len(names[0]) < 40
@@ -144,7 +142,7 @@ def test_the_number_of_metrics_depends_on_no_size(tmp_path, exam):
 
 def test_dense_models_have_nothing_to_observe(tmp_path, exam, pictures):
     observatory = watch(tmp_path, exam)
-    examine(transformer("dense", vocab_size=257), exam, CPU, 4, watch=observatory.watch)
+    examine(transformer("dense", vocab_size=257), exam, reading(), watch=observatory.watch)
     assert observatory.report(1, "a run") == {}
     assert not list(tmp_path.iterdir()) and pictures == [] and expert_lines(tmp_path) == []
 
@@ -155,7 +153,7 @@ def test_layers_that_do_not_tell_their_choices_have_loads_all_the_same(tmp_path,
     def hide(part, router):
         observatory.watch(part, {n: t for n, t in router.items() if n != "experts_NK"})
 
-    examine(model, exam, CPU, 4, watch=hide)
+    examine(model, exam, reading(), watch=hide)
     metrics = observatory.report(1, "a run")
     assert np.array(metrics["moe/load"]).sum(1) == pytest.approx(np.ones(L), abs=1e-5)
     assert "moe/val/bits_token" not in metrics and len(expert_lines(tmp_path)) == 1 + L
@@ -164,10 +162,15 @@ def test_layers_that_do_not_tell_their_choices_have_loads_all_the_same(tmp_path,
 def test_processes_that_share_an_examination(model, exam):
     """Each watches its own part; the sum over them is the whole."""
     alone = watch(None, exam)
-    examine(model, exam, CPU, 2, watch=alone.watch)
+    examine(model, exam, reading(eval_rows=2), watch=alone.watch)
     shares = [watch(None, exam) for _ in range(2)]
     turns = iter([0, 1, 0, 1])
-    examine(model, exam, CPU, 2, watch=lambda part, router: shares[next(turns)].watch(part, router))
+    examine(
+        model,
+        exam,
+        reading(eval_rows=2),
+        watch=lambda part, router: shares[next(turns)].watch(part, router),
+    )
     sent = []
     shares[1].report(1, "a run", lambda tensor: sent.append(tensor) or tensor)
     others = iter(sent)
@@ -187,7 +190,7 @@ def test_a_disk_that_refuses_costs_the_file_and_no_more(tmp_path, model, exam, m
         raise OSError("No space left on device")
 
     monkeypatch.setattr(np, "savez_compressed", refuse)
-    examine(model, exam, CPU, 4, watch=observatory.watch)
+    examine(model, exam, reading(), watch=observatory.watch)
     assert observatory.report(7, "a run")["moe/load"]
     assert len(said) == 1 and "step 7" in said[0] and "No space" in said[0]
     assert not list((tmp_path / "routing").iterdir())
@@ -200,7 +203,7 @@ def test_a_damaged_file_is_no_obstacle(tmp_path, model, exam):
     whole.write_bytes(whole.read_bytes()[:-30])
     assert expert_lines(tmp_path) == []
     observatory = watch(tmp_path, exam, step=1)
-    examine(model, exam, CPU, 4, watch=observatory.watch)
+    examine(model, exam, reading(), watch=observatory.watch)
     assert "moe/val/agreement" not in observatory.report(2, "a run")
 
 
@@ -208,7 +211,7 @@ def test_the_card_has_a_line_a_layer_and_the_picture(tmp_path, model, exam, monk
     monkeypatch.setattr(observatory_module, "draw_routing", draw_routing)
     observatory = watch(tmp_path, exam)
     for step in (1, 2):
-        examine(model, exam, CPU, 4, watch=observatory.watch)
+        examine(model, exam, reading(), watch=observatory.watch)
         metrics = observatory.report(step, "a run")
     lines = expert_lines(tmp_path)
     assert len(lines) == 1 + L + 1
