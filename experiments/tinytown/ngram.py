@@ -122,8 +122,8 @@ class Rungs:
 def climb(source: Instrument) -> Rungs:
     """Train the ladder on the training documents of `source`, evaluate on the others."""
     train, val = [], []
-    for text, split, _ in source.documents():
-        (val if split == "val" else train).append(text)
+    for document in source.documents():
+        (val if document.split == "val" else train).append(document.text)
     ladder = Ladder(source.pieces, train)
     nats = ladder.nats(val)
     scores = [source.score(text) for text in val]

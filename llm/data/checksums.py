@@ -74,6 +74,17 @@ def sha256_of_text(file: Path) -> str:
     return _memory.sha256(file) if _memory else sha256(file)
 
 
+def recalled(name: str) -> list[Any] | None:
+    """What `remember` was told under this name, by whichever process."""
+    return _memory.known.get(name) if _memory else None
+
+
+def remember(name: str, values: list[Any]) -> None:
+    """Keep JSON that took a while to find out; within `remembering`."""
+    if _memory:
+        _memory.known[name], _memory.changed = values, True
+
+
 def sampled(file: Path) -> str:
     """Of the blocks that the quick check reads: a few milliseconds whatever the size."""
     size, digest = file.stat().st_size, hashlib.sha256()

@@ -15,12 +15,14 @@ class Document(NamedTuple):
     """One text of a split ("train", "val", "test"), or a stretch of a long one.
 
     `more` says that the next `Document` goes on with this text: so nobody has to hold a long one.
-    It is cut where `llm.data.texts` cuts, which no tokenizer of the house notices.
+    It is cut where `llm.data.texts` cuts, which no tokenizer of the house notices. `key` is
+    `llm.data.survey.key_of` the whole text where this is a part of it that became a document.
     """
 
     text: str
     split: str
     more: bool = False
+    key: int | None = None
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,8 @@ class Corpus(Protocol):
     """A source of documents. The constructor only stores and checks its arguments.
 
     It may have an `account: Account`, which `documents()` fills anew each time: what it read,
-    passed over, dropped and mended. The manifest of the prepared corpus keeps it.
+    passed over, dropped and mended. The manifest of the prepared corpus keeps it. It may have
+    `held_out: HeldOut | None`, where its text is split by hash.
     """
 
     #: Every string a word tokenizer must know, or None to count them in the documents.

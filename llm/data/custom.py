@@ -15,7 +15,7 @@ from llm.data.checksums import sha256_of_text
 from llm.data.corpus import Dialogue, Document
 from llm.data.duplicates import Copies
 from llm.data.files import PACKED, SUFFIXES, TextFile, kind_of
-from llm.data.splits import split_documents
+from llm.data.splits import HeldOut
 from llm.data.texts import Stretch, without_empty
 
 
@@ -31,8 +31,8 @@ class Custom:
         path: a file, a folder that is searched with its subfolders, or a glob such as
             "texts/**/*.txt"
         text_column: the field that holds the text
-        val_fraction: share of the documents held out, chosen by their hash; where there is one
-            document only, that share of its characters, from the end
+        val_fraction: share of the text held out: documents chosen by their hash, and where these
+            hold too much or too little, the end of the largest
         drop_duplicates: whether exact copies of earlier documents are left out
         on_encoding_error: `refuse` bytes that are no UTF-8, or `replace` them by U+FFFD
     """
@@ -61,6 +61,7 @@ class Custom:
         self.path, self.text_column, self.val_fraction = path, text_column, val_fraction
         self.drop_duplicates, self.on_encoding_error = drop_duplicates, on_encoding_error
         self.account = Account()
+        self.held_out = HeldOut(self._texts, val_fraction)
 
     def files(self) -> list[Path]:
         """Every file that is read, in the order of their names."""
@@ -81,7 +82,7 @@ class Custom:
             suffixes = "".join(file.suffixes[-2:] if file.suffix.lower() in PACKED else file.suffix)
             digest.update(suffixes.lower().encode())
             digest.update(bytes.fromhex(sha256_of_text(file)))
-        return {
+        facts: dict[str, object] = {
             "corpus": "custom",
             "sha256": digest.hexdigest(),
             "text_column": self.text_column,
@@ -89,9 +90,10 @@ class Custom:
             "drop_duplicates": self.drop_duplicates,
             "on_encoding_error": self.on_encoding_error,
         }
+        return self.held_out.described(facts)
 
     def documents(self) -> Iterator[Document]:
-        return split_documents(self._texts, self.val_fraction)
+        return self.held_out.documents()
 
     def _texts(self) -> Iterator[Stretch]:
         counts: Counter[str] = Counter()

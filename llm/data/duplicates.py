@@ -4,7 +4,6 @@ import hashlib
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from typing import IO
 
 import numpy as np
 
@@ -13,7 +12,21 @@ from llm.data.texts import Stretch
 #: Files on disk that share the hashes, so that each can be sorted in memory: of 100 million
 #: documents, 38 MB each.
 PARTS = 64
+#: Bytes of each that stay in memory as long as there are no more.
+SPOOLED = 1 << 16
 _RECORD = np.dtype([("high", "<u8"), ("low", "<u8"), ("index", "<i8")])
+
+
+def parted(records: Iterable[bytes], dtype: np.dtype) -> Iterator[np.ndarray]:
+    """All records from disk, in parts; those with the same first byte are in one part."""
+    with ExitStack() as stack:
+        # Without names on disk, so that nothing stays behind however the process ends.
+        parts = [stack.enter_context(tempfile.SpooledTemporaryFile(SPOOLED)) for _ in range(PARTS)]
+        for record in records:
+            parts[record[0] % PARTS].write(record)
+        for part in parts:
+            part.seek(0)
+            yield np.frombuffer(part.read(), dtype)
 
 
 class Copies:
@@ -23,21 +36,20 @@ class Copies:
     """
 
     def __init__(self, stretches: Iterable[Stretch]):
-        with ExitStack() as stack:
-            # Without names on disk, so that nothing stays behind however the process ends.
-            parts = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(PARTS)]
-            documents = 0
-            for digest in _digests(stretches):
-                parts[digest[0] % PARTS].write(digest + documents.to_bytes(8, "little"))
-                documents += 1
-            bits = stack.enter_context(tempfile.TemporaryFile())
-            bits.truncate(documents // 8 + 1)
-            self._bits = np.memmap(bits, np.uint8)  # stays mapped when the file is closed
-            self.count = sum(self._mark(part) for part in parts)
+        self.count = self._documents = 0
+        with tempfile.TemporaryFile() as bits:
+            for number, records in enumerate(parted(self._records(stretches), _RECORD)):
+                if number == 0:  # all documents are counted by now
+                    bits.truncate(self._documents // 8 + 1)
+                    self._bits = np.memmap(bits, np.uint8)  # stays mapped when the file is closed
+                self.count += self._mark(records)
 
-    def _mark(self, part: IO[bytes]) -> int:
-        part.seek(0)
-        records = np.fromfile(part, _RECORD)
+    def _records(self, stretches: Iterable[Stretch]) -> Iterator[bytes]:
+        for digest in _digests(stretches):
+            yield digest + self._documents.to_bytes(8, "little")
+            self._documents += 1
+
+    def _mark(self, records: np.ndarray) -> int:
         records = records[np.lexsort((records["index"], records["low"], records["high"]))]
         same = records["high"][1:] == records["high"][:-1]
         same &= records["low"][1:] == records["low"][:-1]

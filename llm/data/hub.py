@@ -15,7 +15,7 @@ from llm.config.types import UNRECORDED, Between, PositiveInt
 from llm.data import reach
 from llm.data.checksums import sampled
 from llm.data.corpus import Dialogue, Document
-from llm.data.splits import split_documents
+from llm.data.splits import HeldOut
 from llm.data.texts import Stretch, whole, without_empty
 from llm.tokenizer.base import well_formed
 
@@ -86,10 +86,11 @@ class Hub:
         self.document_start, self.val_fraction = document_start, val_fraction
         self.path = Path(path).expanduser().resolve() if path is not None else None
         self.name = str(path) if path is not None else str(repo)
+        self._by_hash = HeldOut(lambda: self._texts(self._train), val_fraction)
 
     def describe(self) -> dict[str, object]:
         """A commit names every byte; so a data set that is prepared needs no network."""
-        return {
+        facts = {
             "corpus": "hub",
             "repo": self.repo,
             "config": self.config,
@@ -99,6 +100,12 @@ class Hub:
             "document_start": self.document_start,
             "val_fraction": self.val_fraction,
         }
+        return self._by_hash.described(facts, unread=True)
+
+    @property
+    def held_out(self) -> HeldOut | None:
+        """The split by hash, None where the repository has a validation split."""
+        return None if "validation" in self.layout.files else self._by_hash
 
     def _origin(self) -> dict[str, object]:
         if self.path is None:
@@ -113,8 +120,8 @@ class Hub:
         return {"revision": None, "copy": digest.hexdigest()}
 
     def documents(self) -> Iterator[Document]:
-        if "validation" not in self.layout.files:
-            yield from split_documents(partial(self._texts, self._train), self.val_fraction)
+        if self.held_out is not None:
+            yield from self.held_out.documents()
         else:
             for text, more in self._texts(self._train):
                 yield Document(text, "train", more)

@@ -6,6 +6,7 @@ A prepared corpus is a folder of `outputs/data/` named after the fingerprint of 
     vocabulary.json  the fitted tokenizer
     train.bin, val.bin            tokens (llm/data/shards.py); test.bin where the corpus has one
     train.docs.npy, val.docs.npy  where documents start in them
+    train.keys.npy, val.keys.npy  a hash of each document's text
     val.floor.npz    for instruments: true nats and skill of each validation target
 
 Work under way is in a hidden folder beside it, and goes on there after an interruption.
@@ -31,10 +32,13 @@ from filelock import FileLock, Timeout
 
 from llm.config.errors import Refused
 from llm.data import checksums
-from llm.data.account import Account, account_of
+from llm.data.account import Account, account_of, counted
 from llm.data.corpus import Corpus, Document, Instrument
 from llm.data.floor import floor_of
-from llm.data.shards import Encoded, Shards, safe_state, sync
+from llm.data.progress import bar
+from llm.data.shards import Encoded, Shards, files_of, safe_state, sync
+from llm.data.splits import HeldOut
+from llm.data.survey import among, key_of
 from llm.tokenizer import base as tokenizers
 from llm.tokenizer.base import Tokenizer
 
@@ -85,6 +89,11 @@ class Prepared:
         """Where the end-of-text before each document stands, memory-mapped: (documents,) int64."""
         return np.load(self.folder / f"{split}.docs.npy", mmap_mode="r")
 
+    def keys(self, split: str) -> np.ndarray | None:
+        """A hash of each document's text: (documents,) uint64; not known to earlier versions."""
+        file = self.folder / f"{split}.keys.npy"
+        return np.load(file, mmap_mode="r") if file.exists() else None
+
     def floor(self) -> dict[str, np.ndarray] | None:
         """`nats` (n − 1,) float64 and `skills` (n − 1,) uint8 of the validation targets."""
         file = self.folder / "val.floor.npz"
@@ -115,8 +124,29 @@ def prepare(
         name: readable beginning of the folder's name
         root: `outputs/data`
     """
+    try:
+        return _prepare(corpus, tokenizer, tokenizer_node, name, root)
+    except _Missed as missed:
+        with checksums.remembering(root / ".checksums.json"):
+            missed.held_out.survey(complete=True)
+        return _prepare(corpus, tokenizer, tokenizer_node, name, root)
+
+
+class _Missed(Exception):
+    """The text went on otherwise than it began, so the share that is held out is another."""
+
+    def __init__(self, held_out: HeldOut):
+        self.held_out = held_out
+
+
+def _prepare(
+    corpus: Corpus, tokenizer: Tokenizer, tokenizer_node: dict[str, Any], name: str, root: Path
+) -> Prepared:
     with checksums.remembering(root / ".checksums.json"):
         mark = fingerprint(corpus, tokenizer_node)
+        if not (root / f"{name}-{mark}").exists() and (held_out := _held_out(corpus)) is not None:
+            held_out.moves()  # of text behind a network, nothing may be known yet
+            mark = fingerprint(corpus, tokenizer_node)
     root.mkdir(parents=True, exist_ok=True)
     folder = root / f"{name}-{mark}"
     with _alone(root / f".{folder.name}.lock", name):
@@ -195,19 +225,26 @@ def _make(
         counts = shards.finish()
     finally:
         shards.close()
+    held_out = _held_out(corpus)
     try:
+        if held_out is not None and held_out.missed(counts):
+            raise _Missed(held_out)
         for split in SPLITS:
             if counts[split]["tokens"] < 2 + counts[split]["documents"]:
                 raise Refused(f"data: no {split} text in {name}; bring more, or other val_fraction")
         described = corpus.describe()
         if _fingerprint(described, tokenizer_node) != mark:
             raise Refused(f"{name}: the text changed while it was read; start again", "data")
-    except Refused:
+    except (Refused, _Missed):
         journal.unlink()
         shutil.rmtree(working)
         raise
+    account = dict(shards.account)
     if isinstance(corpus, Instrument):
         _write_floor(corpus, tokenizer, working, dtype)
+    elif held_out is None and (n_known := _held_out_too(working, list(counts))):
+        note = f"{counted(n_known, 'training document')} held out too, as the corpus has it"
+        account["notes"] = [*account.get("notes", ()), note]
     files = sorted(file for file in working.iterdir() if file.name != "manifest.json")
     manifest = {
         "format": FORMAT,
@@ -218,12 +255,23 @@ def _make(
         "dtype": dtype.name,
         "vocab_size": tokenizer.vocab_size,
         "splits": counts,
-        "account": shards.account,
+        "cut": {key: n for key, n in held_out.moves().kept.items() if n} if held_out else {},
+        "account": account,
         "files": {file.name: checksums.facts_of(file) for file in files},
     }
     with (working / "manifest.json").open("w") as out:
         out.write(json.dumps(manifest, indent=1) + "\n")
         sync(out)
+
+
+def _held_out(corpus: Corpus) -> HeldOut | None:
+    return getattr(corpus, "held_out", None)
+
+
+def _held_out_too(folder: Path, splits: list[str]) -> int:
+    """Training documents that are in another split as well."""
+    keys = {split: np.load(folder / files_of(split)[2], mmap_mode="r") for split in splits}
+    return len(among(keys.pop("train"), list(keys.values())))
 
 
 def _fitted(tokenizer: Tokenizer, working: Path) -> bool:
@@ -246,17 +294,11 @@ def _fit(corpus: Corpus, tokenizer: Tokenizer, name: str, working: Path) -> Toke
 def texts_to_fit(tokenizer: Tokenizer, corpus: Corpus, name: str) -> Iterator[str]:
     """What a vocabulary is chosen from; nothing is read before the first is asked for."""
     every = getattr(tokenizer, "fits_every_split", False)
-    with _bar(f"{name}: vocabulary") as bar:
+    with bar(f"{name}: vocabulary") as progress:
         for document in corpus.documents():
-            bar.update(len(document.text))
+            progress.update(len(document.text))
             if every or document.split == "train":
                 yield document.text
-
-
-def _bar(label: str) -> Any:
-    from tqdm import tqdm
-
-    return tqdm(desc=label, unit="B", unit_scale=True, leave=False, mininterval=0.5, disable=None)
 
 
 def _write_tokens(corpus: Corpus, tokenizer: Tokenizer, shards: Shards, name: str) -> None:
@@ -265,18 +307,22 @@ def _write_tokens(corpus: Corpus, tokenizer: Tokenizer, shards: Shards, name: st
         print(f"{name}: going on after {tokens:,} tokens", file=sys.stderr)
     documents = islice(corpus.documents(), shards.done, None)
     committed = time.monotonic()
-    with _bar(f"{name}: tokens") as bar:
+    with bar(f"{name}: tokens") as progress:
         try:
             for encoded in _encoded(tokenizer, _batches(documents), shards.dtype):
                 shards.add(encoded)
-                bar.update(sum(document.n_bytes for document in encoded))
+                progress.update(sum(document.n_bytes for document in encoded))
                 if time.monotonic() - committed >= COMMIT_EVERY:
                     shards.commit()
                     committed = time.monotonic()
         except (Refused, KeyboardInterrupt):  # a network that stopped, say: lose nothing
             shards.commit()
             raise
-    shards.commit(complete=True, account=asdict(getattr(corpus, "account", Account())))
+    account = asdict(getattr(corpus, "account", Account()))
+    held_out = _held_out(corpus)
+    if held_out is not None and held_out.moves().note:
+        account["notes"].append(held_out.moves().note)
+    shards.commit(complete=True, account=account)
 
 
 def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
@@ -302,10 +348,15 @@ def _encoded(
     """
 
     def encode(batch: list[Document]) -> list[Encoded]:
-        arrays = (tokenizers.array_of(tokenizer, document.text) for document in batch)
         return [
-            Encoded(d.split, ids.astype(dtype), len(d.text.encode()), d.more)
-            for d, ids in zip(batch, arrays, strict=True)
+            Encoded(
+                d.split,
+                tokenizers.array_of(tokenizer, d.text).astype(dtype),
+                len(d.text.encode()),
+                d.more,
+                key_of(d.text) if d.key is None else d.key,
+            )
+            for d in batch
         ]
 
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

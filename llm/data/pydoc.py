@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from llm.config.types import ProperFraction
 from llm.data.corpus import Dialogue, Document
-from llm.data.splits import split_documents
+from llm.data.splits import HeldOut
 from llm.data.texts import Stretch
 
 
@@ -17,6 +17,7 @@ class Pydoc:
 
     def __init__(self, *, val_fraction: ProperFraction):
         self.val_fraction = val_fraction
+        self.held_out = HeldOut(lambda: map(Stretch, self._texts()), val_fraction)
 
     def _texts(self) -> list[str]:
         from pydoc_data.topics import topics
@@ -25,7 +26,8 @@ class Pydoc:
 
     def describe(self) -> dict[str, object]:
         digest = hashlib.sha256("\0".join(self._texts()).encode()).hexdigest()
-        return {"corpus": "pydoc", "sha256": digest, "val_fraction": self.val_fraction}
+        facts = {"corpus": "pydoc", "sha256": digest, "val_fraction": self.val_fraction}
+        return self.held_out.described(facts)
 
     def documents(self) -> Iterator[Document]:
-        return split_documents(lambda: map(Stretch, self._texts()), self.val_fraction)
+        return self.held_out.documents()

@@ -3,6 +3,7 @@
     SPLIT.bin       ids, uint16 or uint32: end-of-text, document, end-of-text, …, and a last
                     end-of-text
     SPLIT.docs.npy  where each document's end-of-text stands in them, int64
+    SPLIT.keys.npy  a hash of each document's text (llm/data/survey.py), uint64
 
 A journal beside the folder says up to where the files are safe on disk, and how much of the corpus
 that is. Whoever goes on cuts them back to there.
@@ -16,7 +17,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from numpy.lib import format as npy
 
-FORMAT = 1
+FORMAT = 2
 
 
 class Encoded(NamedTuple):
@@ -26,6 +27,7 @@ class Encoded(NamedTuple):
     ids: np.ndarray
     n_bytes: int  # of its text in UTF-8
     more: bool  # the next one goes on with this text
+    key: int  # of the text that it begins
 
 
 class Shards:
@@ -45,7 +47,7 @@ class Shards:
     ):
         self.folder, self.journal = folder, journal
         self.dtype, self.eot = dtype, np.array([eot], dtype)
-        self._files: dict[str, tuple[IO[bytes], IO[bytes]]] = {}
+        self._files: dict[str, list[IO[bytes]]] = {}
         known = safe_state(folder, journal) or {}
         self.done: int = known.get("done", 0)
         self.complete: bool = known.get("complete", False)
@@ -58,13 +60,15 @@ class Shards:
     def add(self, documents: list[Encoded]) -> None:
         """Append documents, in the order of the corpus."""
         tokens: dict[str, list[np.ndarray]] = {}
-        starts: dict[str, list[int]] = {}
-        for split, ids, n_bytes, more in documents:
+        begun: dict[str, tuple[list[int], list[int]]] = {}  # starts and keys
+        for split, ids, n_bytes, more, key in documents:
             if split not in self._files:
                 self._open(split)
             counts, out = self.counts[split], tokens.setdefault(split, [])
             if not self._inside:
-                starts.setdefault(split, []).append(counts["tokens"])
+                starts, keys = begun.setdefault(split, ([], []))
+                starts.append(counts["tokens"])
+                keys.append(key)
                 out.append(self.eot)
                 counts["documents"] += 1
                 counts["tokens"] += 1
@@ -75,14 +79,15 @@ class Shards:
         self.done += len(documents)
         for split, arrays in tokens.items():
             self._files[split][0].write(np.concatenate(arrays, dtype=self.dtype).data)
-        for split, places in starts.items():
-            self._files[split][1].write(np.array(places, "<i8").data)
+        for split, columns in begun.items():
+            for file, column, dtype in zip(self._files[split][1:], columns, _COLUMNS, strict=True):
+                file.write(np.array(column, dtype).data)
 
     def commit(self, complete: bool = False, account: dict[str, Any] | None = None) -> None:
         """From here on, everything added so far survives."""
         self.complete, self.account = complete, account or {}
-        for pair in self._files.values():
-            for file in pair:
+        for files in self._files.values():
+            for file in files:
                 sync(file)
         state = {
             "format": FORMAT,
@@ -100,12 +105,13 @@ class Shards:
 
     def finish(self) -> dict[str, dict[str, int]]:
         """Put the last end-of-text and the number of documents in their places; the counts."""
-        for split, (tokens, starts) in self._files.items():
+        for split, (tokens, *columns) in self._files.items():
             tokens.write(self.eot.data)
-            starts.seek(0)
-            _write_header(starts, self.counts[split]["documents"])
-            sync(tokens)
-            sync(starts)
+            for column, dtype in zip(columns, _COLUMNS, strict=True):
+                column.seek(0)
+                _write_header(column, dtype, self.counts[split]["documents"])
+            for file in self._files[split]:
+                sync(file)
         self.close()
         return {
             split: {**counts, "tokens": counts["tokens"] + 1}
@@ -113,21 +119,22 @@ class Shards:
         }
 
     def close(self) -> None:
-        for pair in self._files.values():
-            for file in pair:
+        for files in self._files.values():
+            for file in files:
                 file.close()
 
     def _open(self, split: str) -> None:
-        tokens, starts = (self.folder / name for name in files_of(split))
+        tokens, *columns = (self.folder / name for name in files_of(split))
         if split not in self.counts:
             self.counts[split] = {"documents": 0, "tokens": 0, "bytes": 0}
             tokens.write_bytes(b"")
-            with starts.open("wb") as empty:
-                _write_header(empty, 0)
+            for column, dtype in zip(columns, _COLUMNS, strict=True):
+                with column.open("wb") as empty:
+                    _write_header(empty, dtype, 0)
         counts = self.counts[split]
-        pair = tokens.open("r+b"), starts.open("r+b")
-        self._files[split] = pair
-        for file, size in zip(pair, _sizes(counts, self.dtype.itemsize), strict=True):
+        files: list[IO[bytes]] = [name.open("r+b") for name in (tokens, *columns)]
+        self._files[split] = files
+        for file, size in zip(files, _sizes(counts, self.dtype.itemsize), strict=True):
             file.truncate(size)
             file.seek(size)
 
@@ -147,9 +154,9 @@ def safe_state(folder: Path, journal: Path) -> dict[str, Any] | None:
     return state
 
 
-def files_of(split: str) -> tuple[str, str]:
-    """Names of a split's files: tokens, and where documents start in them."""
-    return f"{split}.bin", f"{split}.docs.npy"
+def files_of(split: str) -> tuple[str, str, str]:
+    """Names of a split's files: tokens, where documents start in them, and their keys."""
+    return f"{split}.bin", f"{split}.docs.npy", f"{split}.keys.npy"
 
 
 def sync(file: IO[Any]) -> None:
@@ -159,12 +166,15 @@ def sync(file: IO[Any]) -> None:
 
 # NumPy leaves room in the header of an array for its length to grow in place.
 _HEADER = 128
+#: Of what is known of each document.
+_COLUMNS = ("<i8", "<u8")
 
 
-def _write_header(file: IO[bytes], length: int) -> None:
-    npy.write_array_header_1_0(file, {"descr": "<i8", "fortran_order": False, "shape": (length,)})
+def _write_header(file: IO[bytes], dtype: str, length: int) -> None:
+    npy.write_array_header_1_0(file, {"descr": dtype, "fortran_order": False, "shape": (length,)})
     assert file.tell() == _HEADER
 
 
-def _sizes(counts: dict[str, int], itemsize: int) -> tuple[int, int]:
-    return counts["tokens"] * itemsize, _HEADER + 8 * counts["documents"]
+def _sizes(counts: dict[str, int], itemsize: int) -> tuple[int, int, int]:
+    column = _HEADER + 8 * counts["documents"]
+    return counts["tokens"] * itemsize, column, column

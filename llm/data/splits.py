@@ -1,74 +1,81 @@
-"""Which documents are held out: decided by the hash of each, so the same on every machine."""
+"""Which text is held out: decided by the hash of each document, so the same on every machine."""
 
 import hashlib
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
 
+from llm.data import checksums
 from llm.data.corpus import Document
+from llm.data.survey import Moves, Survey, is_off, key_of
 from llm.data.texts import Stretch
 
 
-def split_documents(read: Callable[[], Iterator[Stretch]], fraction: float) -> Iterator[Document]:
-    """Hold out by hash of the text, so that adding documents moves none from side to side.
+class HeldOut:
+    """Training and held-out text of a corpus.
 
-    A corpus of one document is cut instead, the end held out. Of a few documents, none may hash
-    below the fraction: then the one with the smallest hash is held out (and the one with the
-    largest is kept, where all would be). To know, the beginning is read twice, up to where both
-    sides have a document; a corpus of one document is read twice to its end.
+    A document is held out where the hash of its text lies below the fraction: adding documents
+    moves none, and copies stay together. Where documents are so few or so unlike in size that this
+    holds out another share of the text, the largest ones make up for it (`llm.data.survey`): they
+    change sides, and the last of them is cut, its end held out. A corpus of one document is cut.
 
     Args:
         read: the texts, from the first one on, each time it is called
-        fraction: share held out
+        fraction: share of the text that is held out, in bytes of UTF-8
     """
-    found = _survey(read(), fraction)
-    if found.documents == 1:
-        yield from _cut_in_two(read(), int(found.characters * (1 - fraction)))
-        return
-    index, inside, split = -1, False, ""
-    for stretch in read():
-        if not inside:
-            index += 1
-            held_out = (_place(stretch.text) < fraction) != (index == found.moved)
-            split = "val" if held_out else "train"
-        inside = stretch.more
-        yield Document(stretch.text, split, stretch.more)
 
+    def __init__(self, read: Callable[[], Iterator[Stretch]], fraction: float):
+        self.read, self.fraction = read, fraction
+        self._name = ""  # of the text, in the memory of surveys
+        self._found: Moves | None = None
 
-class _Survey(NamedTuple):
-    documents: int  # 2 where there are more than one
-    characters: int  # of the first
-    moved: int | None  # index of the one document that changes sides
+    def moves(self) -> Moves:
+        """Where documents go against their hash; found out where it is not known yet."""
+        return self._found or self.survey()
 
+    def described(self, facts: dict[str, object], unread: bool = False) -> dict[str, object]:
+        """The facts of a corpus, with the documents that changed sides.
 
-def _survey(stretches: Iterator[Stretch], fraction: float) -> _Survey:
-    documents = characters = 0
-    lowest, highest = (2.0, -1), (-1.0, -1)  # place and index
-    inside = False
-    for stretch in stretches:
-        if not inside:
-            place = _place(stretch.text)
-            lowest = min(lowest, (place, documents))
-            highest = highest if place <= highest[0] else (place, documents)
-            documents += 1
-            if lowest[0] < fraction <= highest[0]:
-                return _Survey(2, 0, None)
-        inside = stretch.more
-        if documents == 1:
-            characters += len(stretch.text)
-    moved = lowest[1] if lowest[0] >= fraction else highest[1]
-    return _Survey(min(documents, 2), characters, moved)
+        Args:
+            unread: to say only what an earlier survey found
+        """
+        name = "held out " + hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+        if name != self._name:
+            self._name, known = name, checksums.recalled(name)
+            self._found = Moves(*known) if known else None
+        if (unread and self._found is None) or not self.moves().described:
+            return facts
+        return {**facts, "moved": self.moves().kept}
 
+    def survey(self, complete: bool = False) -> Moves:
+        """Read as much of the text as it takes to be certain of the share, or all of it."""
+        self._found = Survey(self.read, self.fraction, complete).moves()
+        if self._name:
+            checksums.remember(self._name, list(self._found))
+        return self._found
 
-def _cut_in_two(stretches: Iterator[Stretch], cut: int) -> Iterator[Document]:
-    done, split = 0, "train"
-    for text, more in stretches:
-        if split == "train" and done + len(text) >= cut:
-            yield Document(text[: cut - done], "train")
-            split, text = "val", text[cut - done :]
-        done += len(text)
-        yield Document(text, split, more)
+    def missed(self, counts: Mapping[str, Mapping[str, int]]) -> bool:
+        """Whether another share was held out, since the survey ended too soon.
 
+        Args:
+            counts: `bytes` of each split, as prepared
+        """
+        held, trained = counts["val"]["bytes"], counts["train"]["bytes"]
+        return not self.moves().complete and is_off(held, held + trained, self.fraction)
 
-def _place(text: str) -> float:
-    """A number in [0, 1) that depends on the text alone, on the first stretch of a long one."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
+    def documents(self) -> Iterator[Document]:
+        """All documents, one that is cut as two."""
+        moved = {int(key, 16): math.inf if n is None else n for key, n in self.moves().kept.items()}
+        key, end, inside, kept = 0, 0, False, 0.0
+        for text, more in self.read():
+            if not inside:
+                key, end = key_of(text), 0
+                kept = moved.get(key, 0 if key / 2**64 < self.fraction else math.inf)
+            inside, begin, end = more, end, end + len(text)
+            if kept <= begin:
+                yield Document(text, "val", more, key)
+            elif kept >= end:
+                yield Document(text, "train", more and kept > end, key)
+            else:
+                yield Document(text[: int(kept) - begin], "train", False, key)
+                yield Document(text[int(kept) - begin :], "val", more, key)

@@ -54,6 +54,12 @@ def without_empty(stretches: Iterable[Stretch]) -> Iterator[Stretch]:
         inside = stretch.more
 
 
+def nearest_cut(text: str, place: int, within: int = 4096) -> int:
+    """The place nearest to `place` that no tokenizer notices; `place` where none is near."""
+    around = [cut.start() for cut in _SAFE.finditer(text, max(1, place - within), place + within)]
+    return min(around, key=lambda cut: abs(cut - place), default=place)
+
+
 def _cut(text: str) -> int | None:
     if len(text) <= STRETCH:
         return None

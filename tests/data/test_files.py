@@ -19,6 +19,7 @@ from llm.data.custom import Custom
 from llm.data.duplicates import Copies
 from llm.data.texts import SEPARATOR, Stretch, separated, whole
 from llm.tokenizer.gpt2 import GPT2
+from tests.documents import whole_documents
 
 TEXTS = ["one", "née\nétoile", 'with "quotes", commas', "four\u2028and a half", "five"]
 
@@ -28,7 +29,7 @@ def custom(path, **options) -> Custom:
 
 
 def read(path, **options) -> list[str]:
-    return [document.text for document in custom(path, **options).documents()]
+    return whole_documents(custom(path, **options))
 
 
 def as_csv(texts) -> bytes:
@@ -197,12 +198,6 @@ def test_copies_of_long_documents_and_across_files(tmp_path, monkeypatch):
     (tmp_path / "a.txt").write_text(SEPARATOR.join(["x", long, almost, "y", long]))
     (tmp_path / "b.jsonl").write_bytes(KINDS["jsonl"](["y", "z", almost]))
     corpus = custom(tmp_path, drop_duplicates=True)
-    documents, text = [], ""
-    for document in corpus.documents():
-        text += document.text
-        if not document.more:
-            documents.append(text)
-            text = ""
-    assert documents == ["x", long, almost, "y", "z"]
+    assert whole_documents(corpus) == ["x", long, almost, "y", "z"]
     assert corpus.account.left_out == {"duplicates": 3}
     assert custom(tmp_path).describe() != corpus.describe()

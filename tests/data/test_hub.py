@@ -174,6 +174,25 @@ def test_without_a_split_of_its_own_by_hash(hub):
     assert set(fewer["val"]) <= set(found["val"])
 
 
+def test_what_few_rows_hold_out_is_found_out_once(hub, tmp_path):
+    options = {"repo": "org/plain", "text_column": "body", "val_fraction": 0.02}
+    made = {}
+    for n in (3, 100, 200):
+        corpus = Hub(**options, num_samples=n)
+        assert "moved" not in corpus.describe()  # nothing is read for a description
+        made[n] = prepare(corpus, Bytes(), NODE, "plain", tmp_path / "data")
+        n_bytes = {split: facts["bytes"] for split, facts in made[n].manifest["splits"].items()}
+        if n > 3:
+            assert 0.016 < n_bytes["val"] / sum(n_bytes.values()) < 0.024
+        else:
+            assert "cannot be met" in made[n].manifest["account"]["notes"][0]
+    assert any("moved" in one.manifest["corpus"] for one in made.values())
+    hub.hang = True
+    for n, one in made.items():
+        again = prepare(Hub(**options, num_samples=n), Bytes(), NODE, "plain", tmp_path / "data")
+        assert again.folder == one.folder
+
+
 def test_a_local_copy_instead_of_the_network(hub, repositories, tmp_path):
     folder = repositories / "roneneldan" / "TinyStories"
     hub.hang = True
