@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +15,10 @@ from llm.config.errors import Refused
 from llm.config.schema import Node
 from llm.config.types import NonNegativeFloat
 from llm.data import prepare as preparation
+from llm.data.apart import Apart, shared
 from llm.data.batches import MixtureOrder, Order, TrainOrder
-from llm.data.corpus import Corpus, Dialogue
-from llm.data.prepare import Prepared
+from llm.data.corpus import Corpus, Dialogue, Instrument
+from llm.data.prepare import Prepared, open_prepared
 from llm.tokenizer import base as tokenizers
 from llm.tokenizer.base import Tokenizer
 
@@ -103,13 +105,15 @@ def prepare_parts(
     if tokenizer.needs_fit:
         tokenizer = _shared(corpus, tokenizer, tokenizer_node, names[1], root)
         tokenizer_node = {**tokenizer_node, "fitted": _hash(tokenizer.state())}
-    return PreparedMixture(
-        {
+
+    def prepared(corpora: dict[str, Corpus]) -> dict[str, Prepared]:
+        return {
             name: preparation.prepare(part, tokenizer, tokenizer_node, f"{name}-{names[1]}", root)
-            for name, part in corpus.corpora.items()
-        },
-        corpus.weights,
-    )
+            for name, part in corpora.items()
+        }
+
+    alone = prepared(corpus.corpora)
+    return PreparedMixture({**alone, **prepared(_apart(corpus, alone))}, corpus.weights)
 
 
 def fingerprints(
@@ -128,8 +132,37 @@ def fingerprints(
             return None
         tokenizer = tokenizers.load(folder, (type(tokenizer).__module__,))
         tokenizer_node = {**tokenizer_node, "fitted": _hash(tokenizer.state())}
-    corpora = mixture.corpora.items()
-    return {part: preparation.fingerprint(corpus, tokenizer_node) for part, corpus in corpora}
+
+    def marks(corpora: dict[str, Corpus]) -> dict[str, str]:
+        return {n: preparation.fingerprint(part, tokenizer_node) for n, part in corpora.items()}
+
+    alone = marks(mixture.corpora)
+    folders = {part: root / f"{part}-{name}-{mark}" for part, mark in alone.items()}
+    if not all(folder.exists() for folder in folders.values()):
+        return alone
+    plugins = (type(tokenizer).__module__,)
+    parts = {part: open_prepared(folder, plugins) for part, folder in folders.items()}
+    return {**alone, **marks(_apart(mixture, parts))}
+
+
+def _apart(mixture: Mixture, alone: dict[str, Prepared]) -> dict[str, Corpus]:
+    """The parts that train on what another one holds out, without that.
+
+    Args:
+        alone: all parts, each as it would be by itself
+    """
+    found: dict[str, Corpus] = {}
+    for name, corpus in mixture.corpora.items():
+        kept = shared(alone[name], [part for other, part in alone.items() if other != name])
+        if kept is None:
+            text = "prepared by an earlier version, so it may train on what other parts hold out"
+            print(f"{name}: {text}; delete {alone[name].folder} to find out", file=sys.stderr)
+        elif kept and isinstance(corpus, Instrument):  # whose text is its own
+            text = f"{len(kept):,} of its training documents are held out by other parts"
+            print(f"{name}: {text}, and stay", file=sys.stderr)
+        elif kept:
+            found[name] = Apart(corpus, kept)
+    return found
 
 
 def fingerprint_of(parts: dict[str, str]) -> str:
