@@ -35,6 +35,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def same_cpu():
+    """No CPU multiplies bfloat16 in hardware, so that `auto` is fp32 on every machine.
+
+    Commands that tests start in processes of their own see the real CPU; they name a precision.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("llm.hardware.limits.has_bf16_products", lambda: False)
+        yield
+
+
+@pytest.fixture(params=[False, True], ids=["fp32-cpu", "bf16-cpu"])
+def bf16_products(request, monkeypatch):
+    """Runs a test on a CPU without bfloat16 products and on one with them: whether it has them."""
+    monkeypatch.setattr("llm.hardware.limits.has_bf16_products", lambda: request.param)
+    return request.param
+
+
 @pytest.fixture
 def workplace(tmp_path, monkeypatch):
     """An empty folder as current directory, so that `outputs/` is made there: its path."""

@@ -144,7 +144,14 @@ def train_row(shared_workplace, monkeypatch, capsys):
     monkeypatch.setattr("llm.report.observatory.draw_routing", lambda file: None)
     monkeypatch.setattr("llm.evaluate.acceptance", partial(acceptance, count=2))
     type_line = Typist(monkeypatch, capsys)
-    return lambda row, *more: type_line(*typed(row), *small(row), *BRIEF, *more, task=train)
+
+    def train_it(row, *more):
+        # On every machine `auto` stands for bf16 in some rows and for fp32 in others.
+        bf16 = row.get("hardware") == "auto"
+        monkeypatch.setattr("llm.hardware.limits.has_bf16_products", lambda: bf16)
+        return type_line(*typed(row), *small(row), *BRIEF, *more, task=train)
+
+    return train_it
 
 
 @pytest.mark.parametrize("row", pairwise(trained_groups()), ids=named)

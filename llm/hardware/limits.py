@@ -1,6 +1,7 @@
 """What the machine lets this process have: cores and memory, a container's limits included.
 
-Without PyTorch: a sweep asks before it has imported it.
+Without PyTorch, but where a processor's instructions are asked for: a sweep asks before it has
+imported it.
 """
 
 import os
@@ -52,3 +53,15 @@ def _read(path: Path) -> str:
         return path.read_text()
     except OSError:
         return ""
+
+
+def has_bf16_products() -> bool:
+    """Whether this CPU multiplies bfloat16 in hardware.
+
+    Without it a bfloat16 product runs 60 times slower than float32 (1.2 against 71 GFLOP/s on two
+    AVX2 cores), where AMX makes it four times faster.
+    """
+    import torch
+
+    checks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    return any(getattr(torch.cpu, check, lambda: False)() for check in checks)

@@ -10,6 +10,7 @@ import torch
 
 from llm.config.errors import Refused
 from llm.config.types import UNRECORDED, PositiveInt
+from llm.hardware import limits
 from llm.hardware.allocator import keep_freed_memory
 from llm.hardware.limits import cores, physical_cores
 from llm.hardware.parallel import Scheme
@@ -219,17 +220,6 @@ def _best_device() -> str:
 def _best_precision(device: str) -> str:
     if device == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    if device == "cpu" and has_bf16_products():
+    if device == "cpu" and limits.has_bf16_products():
         return "bf16"
     return "fp32"
-
-
-def has_bf16_products() -> bool:
-    """Whether this CPU multiplies bfloat16 in hardware.
-
-    Without it a bfloat16 product runs 60 times slower than float32 (1.2 against 71 GFLOP/s on two
-    AVX2 cores), where AMX makes it four times faster.
-    """
-    cpu = torch.cpu
-    checks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
-    return any(getattr(cpu, check, lambda: False)() for check in checks)

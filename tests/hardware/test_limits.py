@@ -61,6 +61,11 @@ def test_threads_of_a_process(linux, monkeypatch, asked, processes, threads):
     assert machine._threads(1) == (2 if asked is None else int(asked))
 
 
+def test_auto_is_what_the_cpu_multiplies(bf16_products):
+    found = Hardware(device="cpu", precision="auto", threads=None).resolve()
+    assert found.precision == ("bf16" if bf16_products else "fp32")
+
+
 def test_a_resume_takes_the_threads_it_began_with_among_as_many_processes(monkeypatch):
     taken: list[int] = []
     monkeypatch.setattr(torch, "set_num_threads", taken.append)

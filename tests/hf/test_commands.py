@@ -39,7 +39,7 @@ def told(out: str) -> dict[str, str]:
     return {line[:14].strip(): line[14:] for line in out.splitlines()}
 
 
-def test_val_is_what_training_said(here, capsys):
+def test_val_is_what_training_said(here, capsys, bf16_products):
     assert evaluate([f"outputs/runs/{here}/checkpoints"]) == 0
     last = told(capsys.readouterr().out)
     facts = load_run(f"outputs/runs/{here}").facts

@@ -91,9 +91,7 @@ def judged(monkeypatch, capsys):
     return run
 
 
-@pytest.mark.parametrize("multiplies_bf16", [False, True])
-def test_it_is_the_runs_own_figure_to_the_last_digit(run, judged, monkeypatch, multiplies_bf16):
-    monkeypatch.setattr("llm.hardware.machine.has_bf16_products", lambda: multiplies_bf16)
+def test_it_is_the_runs_own_figure_to_the_last_digit(run, judged, bf16_products):
     metrics, err = judged(f"outputs/runs/{run.folder.name}/checkpoints")
     assert metrics["val/loss"] == run.facts["val_loss"]
     assert metrics["val/bpb"] == run.facts["val_bpb"]
