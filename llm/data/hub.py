@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator
 from functools import cached_property, partial
 from pathlib import Path
@@ -13,8 +14,10 @@ from typing import Annotated, Any, NamedTuple
 from llm.config.errors import Refused
 from llm.config.types import UNRECORDED, Between, PositiveInt
 from llm.data import reach
+from llm.data.account import Account
 from llm.data.checksums import sampled
 from llm.data.corpus import Dialogue, Document
+from llm.data.rows import column_of
 from llm.data.splits import HeldOut
 from llm.data.texts import Stretch, whole, without_empty
 from llm.tokenizer.base import well_formed
@@ -87,6 +90,8 @@ class Hub:
         self.path = Path(path).expanduser().resolve() if path is not None else None
         self.name = str(path) if path is not None else str(repo)
         self._by_hash = HeldOut(lambda: self._texts(self._train), val_fraction)
+        self._empty: dict[str, Counter[str]] = {}
+        self.account = Account()
 
     def describe(self) -> dict[str, object]:
         """A commit names every byte; so a data set that is prepared needs no network."""
@@ -129,6 +134,8 @@ class Hub:
             if split in self.layout.files:
                 for text, more in self._texts(split):
                     yield Document(text, ours, more)
+        empty = sum(self._empty.values(), Counter())
+        self.account = Account(left_out=dict(empty))
 
     # What there is
 
@@ -205,7 +212,9 @@ class Hub:
 
     def _texts(self, split: str) -> Iterator[Stretch]:
         count, inside = 0, False
-        for stretch in without_empty(s for text in self._joined(split) for s in whole(text)):
+        texts = (stretch for rows in self._joined(split) for stretch in whole(rows))
+        self._empty[split] = Counter()  # of the last time that it is read
+        for stretch in without_empty(texts, self._empty[split]):
             if not inside and count == self.num_samples:
                 return
             count += not inside
@@ -214,20 +223,20 @@ class Hub:
         if not count:
             raise Refused(f"{self.name}: split {split!r} holds no text", "data")
 
-    def _joined(self, split: str) -> Iterator[str]:
-        """The documents: rows, or all rows from one that begins a document to the next."""
+    def _joined(self, split: str) -> Iterator[list[str]]:
+        """The rows of each document: one, or all from one that begins a document on."""
         batches = reach.patiently(self.name, partial(self._rows, split), self._patience)
         rows = (row for batch in batches for row in batch)
         if self.starts is None:
-            yield from rows
+            yield from ([row] for row in rows)
             return
         document: list[str] = []
         for row in rows:
             if document and self.starts.search(row):
-                yield "".join(document)
+                yield document
                 document = []
             document.append(row)
-        yield "".join(document)
+        yield document
 
     def _rows(self, split: str) -> Iterator[list[str]]:
         """Rows in batches; in a thread of `reach`."""
@@ -239,12 +248,18 @@ class Hub:
                 self.layout.kind, data_files=[place], split="train", streaming=True
             )
             columns = rows.column_names or list(next(iter(rows), {}))
-            if self.text_column not in columns:
+            outer = (
+                self.text_column if self.text_column in columns else self.text_column.split(".")[0]
+            )
+            if outer not in columns:
                 there = f"it has {', '.join(columns)}" if columns else "it is empty"
                 problem = f"{self.name} has no column {self.text_column!r}; {there}"
                 raise Refused(f"{problem}; data.text_column=NAME", "data")
-            for batch in rows.select_columns([self.text_column]).iter(_ROWS):
-                texts = batch[self.text_column]
+            for batch in rows.select_columns([outer]).iter(_ROWS):
+                try:
+                    texts = [column_of({outer: value}, self.text_column) for value in batch[outer]]
+                except (KeyError, TypeError):
+                    texts = [0]
                 if any(not isinstance(text, str | None) for text in texts):
                     raise Refused(f"{self.name}: column {self.text_column!r} is no text", "data")
                 yield [well_formed(text or "") for text in texts]

@@ -1,14 +1,14 @@
 """Every frequent word is an id, and bytes are there for the rest."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Annotated
 
 import numpy as np
 
 from llm.config.errors import Refused
 from llm.config.types import Between
-from llm.tokenizer.base import ArrayTokenizer, stretches, text_of, well_formed
+from llm.tokenizer.base import ArrayTokenizer, text_of, well_formed
 from llm.tokenizer.pieces import PIECES
 
 #: Id 0 is end-of-text, ids 1 to 256 are the bytes.
@@ -39,8 +39,8 @@ class Words(ArrayTokenizer):
         if pieces is None:
             seen: Counter[str] = Counter()
             for text in texts:
-                for stretch in stretches(well_formed(text), STRETCH):
-                    seen.update(PIECES.findall(stretch))
+                for cut in pieces_by_stretch(well_formed(text)):
+                    seen.update(cut)
             # Of equally frequent pieces the alphabet's first, so that the order of texts is idle.
             ranked = sorted(_longer_than_a_byte(seen), key=lambda piece: (-seen[piece], piece))
             self._become(ranked[:room])
@@ -67,11 +67,10 @@ class Words(ArrayTokenizer):
     def encode_array(self, text: str) -> np.ndarray:
         if not self.vocab_size:
             raise RuntimeError("this Words has no vocabulary yet: call fit or restore first")
-        parts = [self._encode(stretch) for stretch in stretches(well_formed(text), STRETCH)]
-        return np.concatenate(parts)
+        parts = [self._ids_of(pieces) for pieces in pieces_by_stretch(well_formed(text))]
+        return np.concatenate([np.zeros(0, dtype=np.uint32), *parts])
 
-    def _encode(self, text: str) -> np.ndarray:
-        pieces = PIECES.findall(text)
+    def _ids_of(self, pieces: list[str]) -> np.ndarray:
         ids = list(map(self._ids.get, pieces))
         if None in ids:
             spelt: list[int] = []
@@ -104,6 +103,20 @@ class Words(ArrayTokenizer):
         if not isinstance(pieces, list) or len(set(pieces)) != len(pieces):
             raise ValueError("pieces are not a list of different strings")
         self._become(pieces)
+
+
+def pieces_by_stretch(text: str) -> Iterator[list[str]]:
+    """The pieces of `text`, those of about a stretch at a time."""
+    at, length = 0, STRETCH
+    while at < len(text):
+        pieces = PIECES.findall(text, at, at + length)
+        if at + length < len(text):
+            del pieces[-2:]  # they may look different with what follows: an apostrophe and a letter
+            if not pieces:
+                length *= 2
+                continue
+        yield pieces
+        at, length = at + sum(map(len, pieces)), STRETCH
 
 
 def _longer_than_a_byte(pieces: Iterable[str]) -> Iterable[str]:

@@ -111,10 +111,10 @@ def test_paths_that_hold_nothing(tmp_path):
     with pytest.raises(Refused, match="there is no "):
         custom(tmp_path / "missing")
     with pytest.raises(Refused, match="no text found"):
-        custom(tmp_path).files()
+        custom(tmp_path).found()
     write(tmp_path, a_pdf="x")
     with pytest.raises(Refused, match=r"a\.pdf; it reads \.txt, \.md, \.jsonl, \.csv"):
-        custom(tmp_path / "a.pdf").files()
+        custom(tmp_path / "a.pdf").found()
 
 
 def test_description_follows_content_and_not_place(tmp_path):
