@@ -20,6 +20,7 @@ from typing import Any
 from llm.config.command import exit_code
 from llm.config.errors import Refused
 from llm.config.suggest import did_you_mean
+from llm.config.terminal import shown
 from llm.runs.conditions import Condition, whole_key
 from llm.runs.directory import is_alive
 from llm.runs.listing import Listed, curve, differences, find, sweeps_of
@@ -89,7 +90,7 @@ def _list(outputs: Path, runs: list[Listed], words: list[str], sort: str | None)
         chosen = known + [run for run in chosen if run.values.get(key) is None]
     asked = [condition.key for condition in conditions if condition.key not in _SHOWN]
     if chosen:
-        print(listing(chosen, asked, sweeps_of(outputs)))
+        _show(listing(chosen, asked, sweeps_of(outputs)))
     print(f"{len(chosen)} of {len(runs)} runs", file=sys.stderr)
 
 
@@ -100,20 +101,25 @@ def _diff(one: Listed, other: Listed) -> None:
         rows.append(["nothing differs", "", ""])
     for name in ("state", "val_loss", "val_bpb", "excess", "tokens", "seconds"):
         rows.append([name, str(one.values.get(name)), str(other.values.get(name))])
-    print("\n".join(aligned(rows)))
+    _show("\n".join(aligned(rows)))
     a, b = curve(one), curve(other)
     common = sorted(a.keys() & b.keys())
     if common:
-        shown = (
+        picked = (
             common
             if len(common) <= 12
             else [common[i * (len(common) - 1) // 11] for i in range(12)]
         )
         table = [["tokens", one.id[-10:], other.id[-10:], "difference"]]
-        table += [[f"{t:,}", f"{a[t]:.4f}", f"{b[t]:.4f}", f"{b[t] - a[t]:+.4f}"] for t in shown]
+        table += [[f"{t:,}", f"{a[t]:.4f}", f"{b[t]:.4f}", f"{b[t] - a[t]:+.4f}"] for t in picked]
         print("\n".join(["\nvalidation loss", *aligned(table, set(table[0]))]))
         same = all(a[t] == b[t] for t in common)
         print("the curves are equal to the last digit" if same else "")
+
+
+def _show(table: str) -> None:
+    """Print a table; tags, paths and options in it are anybody's text."""
+    print(shown(table, sys.stdout))
 
 
 def _tag(run: Listed, words: list[str]) -> None:
