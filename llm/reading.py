@@ -8,12 +8,16 @@ import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 
+from llm.data.beginnings import opening, used_ids
 from llm.data.corpus import Corpus, Dialogue
-from llm.data.mixture import Mixture
+from llm.data.mixture import Mixture, PreparedMixture
+from llm.data.prepare import Prepared
 from llm.hardware.machine import DTYPES, Machine, multiplies
 from llm.tokenizer.base import Tokenizer
 
@@ -29,6 +33,9 @@ class Reading:
     document_mask: whether attention and positions stay within a document
     start_id: the id that stands before every text
     eval_rows: rows of one call of the model in evaluation
+    opening: what a text that nobody begins goes on from, where training met too few beginnings to
+        know one; "": `start_id` begins it
+    used: the ids of the training text, which alone are drawn, as bits in hex; "": all
     """
 
     tokenizer: Tokenizer
@@ -38,6 +45,8 @@ class Reading:
     document_mask: bool
     start_id: int
     eval_rows: int
+    opening: str = ""
+    used: str = ""
 
     @classmethod
     def of(
@@ -79,6 +88,26 @@ class Reading:
         """What run.json keeps; the tokenizer and the corpus are in files of their own."""
         kept = [f.name for f in fields(self) if f.name not in ("tokenizer", "corpus")]
         return {name: getattr(self, name) for name in kept}
+
+    def learnt_from(self, prepared: Prepared | PreparedMixture) -> "Reading":
+        """With what training text says of texts to be written."""
+        used_V = used_ids(prepared)
+        used = "" if used_V.all() else np.packbits(used_V).tobytes().hex()
+        return replace(self, opening=opening(prepared, self.seq_len // 2), used=used)
+
+    def prompt(self, ids: list[int]) -> list[int]:
+        """What the model goes on from where a text has begun with `ids`, as it was trained to."""
+        if not self.opening:
+            return [self.start_id, *ids]
+        return ids or self.tokenizer.encode(self.opening)
+
+    @cached_property
+    def allowed_V(self) -> torch.Tensor | None:
+        """Which ids may be drawn, None for all."""
+        if not self.used:
+            return None
+        bits = np.unpackbits(np.frombuffer(bytes.fromhex(self.used), np.uint8))
+        return torch.from_numpy(bits[: self.tokenizer.vocab_size].astype(bool))
 
     @property
     def dialogue(self) -> Dialogue | None:

@@ -163,6 +163,8 @@ def _train(setup: Setup, job: Job) -> None:
     optimizer, scaler = recipe.optimizer(model), machine.scaler()
     if world.first:
         tokenizers.save(reading.tokenizer, run.folder)
+        if start is None:  # other weights know other ids and beginnings
+            reading = reading.learnt_from(prepared)
     run.update(
         **decided,
         processes=world.size,
@@ -325,9 +327,9 @@ def _train(setup: Setup, job: Job) -> None:
                     writer = whole_model()
                     if writer is not None:
                         with torch.compiler.set_stance("force_eager"):
-                            texts = sample_texts(writer, reading, seed, at.step)
-                        tracker.table(at.step, [{"text": text} for text in texts])
-                        progress.say(f"step {at.step} writes: {texts[0]}")
+                            samples = sample_texts(writer, reading, seed, at.step)
+                        tracker.table(at.step, samples)
+                        progress.say(f"step {at.step} writes: {samples[0]['text']}")
                 # While steps are left out, who knows what the weights are worth?
                 due = last or (history.due and not guard.in_a_row)
                 with watch.phase("checkpoint"):
@@ -350,12 +352,12 @@ def _train(setup: Setup, job: Job) -> None:
         if writer is not None:
             with torch.compiler.set_stance("force_eager"):
                 progress.doing("writing samples")
-                texts = sample_texts(writer, reading, seed, at.step)
+                samples = sample_texts(writer, reading, seed, at.step)
                 shares = acceptance(writer, reading, seed, progress.doing)
             if shares:
                 log.append(at.step, at.tokens, shares)
             draw_curve(run.folder)
-            tracker.table(at.step, [{"text": text} for text in texts])
+            tracker.table(at.step, samples)
             rows = MetricLog.read(log.path)
             memory = memory_peak(machine.device)
             run.update(state="finished", peak_memory=memory, **results(rows, at))
@@ -385,7 +387,7 @@ def _train(setup: Setup, job: Job) -> None:
         log.close()
         perf.close()
     if world.first:
-        print(shown(card(run.folder, run.facts, rows, texts), sys.stdout))
+        print(shown(card(run.folder, run.facts, rows, samples), sys.stdout))
 
 
 if __name__ == "__main__":

@@ -199,7 +199,7 @@ def test_pick_draws_from_the_softmax():
 def test_rows_are_what_each_would_be_alone():
     model = randomised(transformer(experts(4, 2), "rope")).eval()
     generator = torch.Generator().manual_seed(0)
-    rows = sample_rows(model, 5, 6, 12, 1.0, 1, generator)  # greedy: all the same
+    rows = sample_rows(model, [5], 5, 6, 1.0, 1, generator)  # greedy: all the same
     context = [5]
     for _ in range(12):
         token = int(model(torch.tensor([context])).logits_BTV[0, -1].argmax())
@@ -207,6 +207,6 @@ def test_rows_are_what_each_would_be_alone():
             break
         context.append(token)
     assert rows == [context[1:]] * 6
-    again = [sample_rows(model, 5, 4, 12, 1.0, None, generator.manual_seed(7)) for _ in range(2)]
+    again = [sample_rows(model, [5], 5, 4, 1.0, None, generator.manual_seed(7)) for _ in range(2)]
     assert again[0] == again[1]
     assert all(5 not in row and len(row) <= 12 for row in again[0])

@@ -133,7 +133,7 @@ def test_auxiliary_losses_do_not_move_it(prepared, top_k):
         model = model_for(prepared, experts(4, top_k, balance_loss=balance, z_loss=z))
         results.append(examine(model, exam, reading_of(prepared)))
     assert results[0] == results[1] == results[2]
-    sample_rows(model.eval(), 0, 3, T, 1.0, None, torch.Generator().manual_seed(0))
+    sample_rows(model.eval(), [0], 0, 3, 1.0, None, torch.Generator().manual_seed(0))
     model.train()
     rows = torch.from_numpy(exam.rows.tokens_RT)
     output = model(rows, rows)

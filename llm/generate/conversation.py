@@ -127,6 +127,7 @@ class Conversation:
                 self._generator,
                 reader=self._reader,
                 shorten=self._shorten,
+                allowed_V=self.reading.allowed_V,
             )
             for token, probability in tokens:
                 if token == self._tokenizer.eot:
@@ -159,9 +160,9 @@ class Conversation:
         return self._tokenizer.encode(text)
 
     def _context(self, last: list[int]) -> list[int]:
-        """The start id, as before every document, then the turns that are still remembered."""
+        """The turns that are still remembered, begun as in training."""
         earlier = [i for ids in self._ids[self.forgotten :] for i in ids]
-        return [self.reading.start_id, *earlier, *last]
+        return self.reading.prompt([*earlier, *last])
 
     def _shorten(self, context: list[int], max_len: int) -> list[int]:
         """What is kept where an answer does not fit any more: three quarters at most."""
@@ -171,9 +172,10 @@ class Conversation:
 
     def _make_room(self, context: list[int]) -> list[int]:
         """Drop whole turns from the front, until a quarter is free or the last one is alone."""
+        begun = len(self.reading.prompt([0])) - 1  # by the start id, or not
         while len(context) > max(2, self.max_len * 3 // 4) and self.forgotten < len(self._ids):
             gone = len(self._ids[self.forgotten])
-            context = [self.reading.start_id, *context[1 + gone :]]
+            context = [*context[:begun], *context[begun + gone :]]
             self.forgotten += 1
             self.overflowed = True
         return context

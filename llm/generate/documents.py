@@ -14,13 +14,18 @@ def write_documents(
     temperature: float,
     top_k: int | None,
     seed: int,
+    opening: str = "",
 ) -> list[str]:
-    """`count` documents, begun as in training; a function of the seed."""
+    """`count` documents, begun as in training; a function of the seed.
+
+    Args:
+        opening: they go on from it, and are not whole; "": from the start id
+    """
+    start = reading.tokenizer.encode(opening) or [reading.start_id]
     generator = torch.Generator(model.embedding.device).manual_seed(seed)
     was_training = model.training
     model.eval()
-    rows = sample_rows(
-        model, reading.start_id, count, reading.seq_len, temperature, top_k, generator
-    )
+    eot, allowed_V = reading.tokenizer.eot, reading.allowed_V
+    rows = sample_rows(model, start, eot, count, temperature, top_k, generator, allowed_V)
     model.train(was_training)
     return [reading.tokenizer.decode(row) for row in rows]

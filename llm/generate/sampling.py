@@ -3,6 +3,7 @@
 B rows, T time, V vocabulary
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -15,21 +16,30 @@ from llm.model.transformer import Transformer
 
 
 def pick(
-    logits_BV: Tensor, temperature: float, top_k: int | None, generator: torch.Generator
+    logits_BV: Tensor,
+    temperature: float,
+    top_k: int | None,
+    generator: torch.Generator,
+    allowed_V: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """One id a row from softmax(logits / temperature) over the `top_k` largest; at 0 the largest.
 
     Top-k comes first: over 50,304 ids it makes softmax and draw six times cheaper.
 
+    Args:
+        allowed_V: which ids may be drawn, None for all
     Returns: ids (B,) and the probability that the model itself gave each, at temperature 1 and
         over all ids (B,).
     """
     logits_BV = logits_BV.float()
+    values_BK, ids_BK = logits_BV, None
+    if allowed_V is not None:
+        values_BK = logits_BV.masked_fill(~allowed_V, -math.inf)
     if temperature == 0:
-        ids_B1 = logits_BV.argmax(-1, keepdim=True)
+        ids_B1 = values_BK.argmax(-1, keepdim=True)
     else:
-        k = min(top_k or logits_BV.shape[1], logits_BV.shape[1])
-        values_BK, ids_BK = logits_BV.topk(k) if k < logits_BV.shape[1] else (logits_BV, None)
+        if top_k and top_k < logits_BV.shape[1]:
+            values_BK, ids_BK = values_BK.topk(top_k)
         chosen_B1 = torch.multinomial((values_BK / temperature).softmax(-1), 1, generator=generator)
         ids_B1 = chosen_B1 if ids_BK is None else ids_BK.gather(1, chosen_B1)
     log_z_B1 = logits_BV.logsumexp(-1, keepdim=True)
@@ -93,6 +103,7 @@ def stream(
     *,
     reader: Reader | None = None,
     shorten: Callable[[list[int], int], list[int]] = newer_half,
+    allowed_V: Tensor | None = None,
 ) -> Iterator[tuple[int, float]]:
     """Continue `prompt` one id at a time: (id, the model's probability of it).
 
@@ -101,6 +112,7 @@ def stream(
         reader: one that has read the beginning of `prompt` already, if there is one
         shorten: what is kept of a context that is full, given that context and the most ids that
             fit; it is read again from there
+        allowed_V: which ids may be drawn, None for all
     Raises:
         Refused: the prompt is too long
     """
@@ -111,10 +123,13 @@ def stream(
             "reads at once (model.max_seq_len); shorten it"
         )
     context = list(prompt)
+    if allowed_V is not None:
+        allowed_V = allowed_V.to(model.embedding.device)
     for _ in range(max_tokens):
         if len(context) > reader.max_len:
             context = shorten(context, reader.max_len)
-        ids, probabilities = pick(reader.read(context), temperature, top_k, generator)
+        logits_BV = reader.read(context)
+        ids, probabilities = pick(logits_BV, temperature, top_k, generator, allowed_V)
         token = int(ids[0])
         context.append(token)
         yield token, float(probabilities[0])
@@ -123,29 +138,31 @@ def stream(
 @torch.inference_mode()
 def sample_rows(
     model: Transformer,
-    start: int,
+    prompt: list[int],
+    stop: int,
     count: int,
-    max_tokens: int,
     temperature: float,
     top_k: int | None,
     generator: torch.Generator,
+    allowed_V: Tensor | None = None,
 ) -> list[list[int]]:
-    """`count` documents, each begun by the id `start` and ended by its next occurrence.
+    """`count` texts that go on from `prompt`, each until the id `stop`.
 
-    A document that is not over after `max_tokens`, or at the end of the model's context, is cut
-    there.
+    One that is not over at the end of the model's context is cut there.
     """
-    max_tokens = min(max_tokens, model.max_seq_len)
-    cache = model.cache(count, max_tokens)
-    ids_B = torch.full((count,), start, device=model.embedding.device)
+    if allowed_V is not None:
+        allowed_V = allowed_V.to(model.embedding.device)
+    cache = model.cache(count, model.max_seq_len)
+    ids_BT = torch.tensor(prompt, device=model.embedding.device).expand(count, -1)
     rows: list[list[int]] = [[] for _ in range(count)]
     going = [True] * count
-    for _ in range(max_tokens):
-        output = model(ids_B[:, None], cache=cache, last_only=True)
+    for _ in range(model.max_seq_len - len(prompt) + 1):
+        output = model(ids_BT, cache=cache, last_only=True)
         assert output.logits_BTV is not None
-        ids_B, _ = pick(output.logits_BTV[:, -1], temperature, top_k, generator)
+        ids_B, _ = pick(output.logits_BTV[:, -1], temperature, top_k, generator, allowed_V)
+        ids_BT = ids_B[:, None]
         for i, token in enumerate(ids_B.tolist()):
-            going[i] = going[i] and token != start
+            going[i] = going[i] and token != stop
             if going[i]:
                 rows[i].append(token)
         if not any(going):

@@ -140,6 +140,8 @@ class Session:
             self.note("a new text begins: what was said before is forgotten")
         if dialogue is None:
             self._note_last_space(text)
+        if not text and not talk.turns:
+            text = talk.reading.opening
         if text:
             yield Piece(text, None)
         yield from talk.go_on(text, self.sampling)

@@ -17,14 +17,21 @@ _BAR = 28
 
 def sample_texts(
     model: Transformer, reading: Reading, seed: int, step: int, count: int = 3
-) -> list[str]:
-    """Documents that the model writes, at chat's defaults; a function of seed and step."""
-    return write_documents(model, reading, count, TEMPERATURE, TOP_K, mix(seed, step, 3) >> 1)
+) -> list[dict[str, str]]:
+    """What the model writes at chat's defaults, a function of seed and step: each `text`, and the
+    `prompt` that it goes on from where there is one."""
+    about = (count, TEMPERATURE, TOP_K, mix(seed, step, 3) >> 1)
+    given = {"prompt": reading.opening} if reading.opening else {}
+    return [{**given, "text": t} for t in write_documents(model, reading, *about, reading.opening)]
 
 
-def card(folder: Path, facts: dict[str, Any], rows: list[dict[str, Any]], texts: list[str]) -> str:
+def card(
+    folder: Path, facts: dict[str, Any], rows: list[dict[str, Any]], samples: list[dict[str, str]]
+) -> str:
     """The lines that `llm.train` ends with, before the run directory."""
-    lines = ["", f"  {texts[0].strip()}".replace("\n", "\n  "), ""]
+    lines = ["", *(f"  {line}" for line in samples[0]["text"].strip().split("\n")), ""]
+    if "prompt" in samples[0]:
+        lines[1:1] = [f"prompt           {samples[0]['prompt']!r}, from the validation text", ""]
     bits = f"   {facts['val_bpb']:.4f} bits a byte" if "val_bpb" in facts else ""
     lines.append(f"validation loss  {facts['val_loss']:.4f} nats a token{bits}")
     if facts.get("excess") is not None:

@@ -78,10 +78,11 @@ class OpenRun:
             Refused: the text is longer than the model's context
         """
         reading, device = self.reading, self.model.embedding.device
-        prompt = [reading.start_id, *self.tokenizer.encode(text)]
+        prompt = reading.prompt(self.tokenizer.encode(text))
         generator = torch.Generator(device)
         generator.seed() if seed is None else generator.manual_seed(seed)
-        drawn = stream(self.model, prompt, max_tokens, temperature, top_k, generator)
+        settings = (max_tokens, temperature, top_k, generator)
+        drawn = stream(self.model, prompt, *settings, allowed_V=reading.allowed_V)
         tokens = (token for token, _ in drawn)
         return self.tokenizer.decode(list(takewhile(lambda t: t != self.tokenizer.eot, tokens)))
 

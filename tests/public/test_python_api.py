@@ -30,7 +30,7 @@ def test_the_example_of_the_readme(fit, capsys):
     assert 0 < run.loss("the cat sat") == again.loss("the cat sat") < 7
     assert run.tokenizer.encode("cat") == [99, 97, 116]
     with pytest.raises(Refused, match="the prompt has 17 tokens, more than the 16"):
-        run.generate("x" * 16)
+        run.generate("x" * 17)
 
 
 def test_fit_is_the_command(fit, llm_train):
