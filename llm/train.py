@@ -7,18 +7,16 @@ Heavy imports stand inside the functions that need them: `--help` imports this f
 """
 
 import math
-import signal
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm.config.entry import Job, in_process, main
-from llm.config.errors import Failed, Interrupted
+from llm.config.errors import Interrupted
 from llm.config.root import Budget
 from llm.config.terminal import shown
 from llm.loop.outcome import Course, diagnosis, results, summary
@@ -41,19 +39,18 @@ def train(job: Job) -> Path:
         Elsewhere: another process of the job raised one of these, and has said so
     """
     from llm.hardware.world import World
+    from llm.loop.ending import recorded
 
     with World() as world:
         setup = prepare_run(job, world)
         run = setup.run
-        try:
+        with recorded(run, world):
             if run.state != "finished":
                 _train(setup, job)
             elif world.first:
                 print(f"finished already: {summary(run.facts)}")
             if world.first:
                 print(run.folder)
-        finally:
-            run.release()
         return run.folder
 
 
@@ -93,7 +90,6 @@ def _train(setup: Setup, job: Job) -> None:
     from llm.hardware.peak import measured_peak
     from llm.hardware.profile import profiler
     from llm.hardware.signals import StopSignals
-    from llm.hardware.slurm import requeue
     from llm.hardware.stopwatch import Stopwatch, memory_peak
     from llm.loop.history import History
     from llm.loop.silent import Silent
@@ -108,7 +104,6 @@ def _train(setup: Setup, job: Job) -> None:
     from llm.report.card import card, sample_texts
     from llm.report.observatory import Observatory
     from llm.runs import checkpoint
-    from llm.runs.keeper import how_to_go_on, last_good
     from llm.runs.position import Position
     from llm.tokenizer import base as tokenizers
     from llm.tracking.curve import draw_curve
@@ -350,35 +345,23 @@ def _train(setup: Setup, job: Job) -> None:
         # The end, from the last checkpoint on: made again where a crash interrupts it.
         writer = whole_model()
         if writer is not None:
-            with torch.compiler.set_stance("force_eager"):
-                progress.doing("writing samples")
-                samples = sample_texts(writer, reading, seed, at.step)
-                shares = acceptance(writer, reading, seed, progress.doing)
-            if shares:
-                log.append(at.step, at.tokens, shares)
-            draw_curve(run.folder)
-            tracker.table(at.step, samples)
-            rows = MetricLog.read(log.path)
-            memory = memory_peak(machine.device)
-            run.update(state="finished", peak_memory=memory, **results(rows, at))
+            with signals.at_once():
+                with torch.compiler.set_stance("force_eager"):
+                    progress.doing("writing samples")
+                    samples = sample_texts(writer, reading, seed, at.step)
+                    shares = acceptance(writer, reading, seed, progress.doing)
+                if shares:
+                    log.append(at.step, at.tokens, shares)
+                draw_curve(run.folder)
+                tracker.table(at.step, samples)
+                rows = MetricLog.read(log.path)
+                memory = memory_peak(machine.device)
+                run.update(state="finished", peak_memory=memory, **results(rows, at))
         tracker.finish(0)
     except BaseException as problem:
         history.keeper.settle()
-        cause = world.cause_of(problem)
-        if type(cause) is KeyboardInterrupt:  # after the last step, or for the second time
-            cause = Interrupted(signal.SIGINT)
-        tracker.finish(cause.exit_code if isinstance(cause, Interrupted) else 1)
-        with suppress(OSError):  # a full disk does not take this either
-            state = "interrupted" if isinstance(cause, Interrupted) else "failed"
-            run.update(state=state, reason=str(cause) or type(cause).__name__)
-        if isinstance(cause, Interrupted):
-            progress.say(how_to_go_on(run))
-            told = requeue(cause.args[0]) if world.first else None
-            if told:
-                print(told, file=sys.stderr)
-            raise cause from None
-        if isinstance(problem, OSError):
-            raise Failed(f"{problem}; {last_good(run)}") from problem
+        code = 130 if isinstance(problem, KeyboardInterrupt) else 1
+        tracker.finish(getattr(problem, "exit_code", code))
         raise
     finally:
         progress.close()

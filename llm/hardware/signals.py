@@ -3,7 +3,11 @@
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
+
+from llm.config.errors import Interrupted
 
 #: SIGUSR1 is what SLURM sends some time before a limit (`sbatch --signal=USR1@120`).
 STOPPING = tuple(
@@ -22,6 +26,7 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self._obeys = False
         self._since = 0.0
         self._before: dict[int, object] = {}
 
@@ -31,7 +36,18 @@ class StopSignals:
                 self._before[number] = signal.signal(number, self._note)
         return self
 
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """While this is entered, these signals are obeyed, one that was noted before as well."""
+        with self:
+            if self.received is not None:
+                raise Interrupted(self.received)
+            self._obeys = True
+            yield
+
     def _note(self, number: int, frame: FrameType | None) -> None:
+        if self._obeys:
+            raise Interrupted(number)
         now = time.monotonic()
         if self.received is None:
             self.received, self._since = number, now
