@@ -85,7 +85,7 @@ def _train(setup: Setup, job: Job) -> None:
     from llm.data.mixture import training_order
     from llm.evaluate import acceptance, examine
     from llm.hardware.blocks import compile_blocks, recompute_blocks
-    from llm.hardware.machine import EAGER_STEP_SECONDS, EAGER_UTILISATION
+    from llm.hardware.machine import eager_step_seconds
     from llm.hardware.parallel import Parallel, expert_mesh
     from llm.hardware.peak import measured_peak
     from llm.hardware.profile import profiler
@@ -142,11 +142,13 @@ def _train(setup: Setup, job: Job) -> None:
     peak = world.size * float(world.decide(lambda: measured_peak(machine)))
     order = training_order(prepared, seq_len, seed)
     budget, at = Budget.parse(settings["budget"]), Position()
-    course = Course(budget, at, rows_per_step, seq_len, order.rows_per_epoch, costs.flops_per_token)
+    a_step = eager_step_seconds(rows_per_step * seq_len * costs.flops_per_token, peak)
+    course = Course(
+        budget, at, rows_per_step, seq_len, order.rows_per_epoch, costs.flops_per_token, a_step
+    )
     for caveat in course.caveats if world.first else []:
         print(caveat, file=sys.stderr)
-    expected = course.seconds(EAGER_UTILISATION * peak, EAGER_STEP_SECONDS)
-    decided["compile"] = hardware.compiles(machine, run.facts, expected)
+    decided["compile"] = hardware.compiles(machine, run.facts, course.seconds)
     if decided["compile"]:
         compile_blocks(model)
     scheme = hardware.scheme(world)
@@ -231,7 +233,7 @@ def _train(setup: Setup, job: Job) -> None:
                 # One optimizer step. All randomness in it is keyed by the seed and the step.
                 step_begun = time.monotonic()
                 torch.manual_seed(mix(seed, at.step) >> 1)
-                lr = recipe.lr_at(at.step, course.share)
+                lr = recipe.lr_at(at.step, course.share, course.reached)
                 recipe.set_lr(optimizer, lr)
                 with watch.phase("data"):
                     first = at.step * rows_per_step + at.passed_over

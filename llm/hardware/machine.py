@@ -177,6 +177,11 @@ class Hardware:
         return decided
 
 
+def eager_step_seconds(flops: float, peak: float) -> float:
+    """About how long a step of so many operations takes, not compiled, at `peak` a second."""
+    return max(flops / (EAGER_UTILISATION * peak), EAGER_STEP_SECONDS)
+
+
 def worth_compiling(device: str, seconds: float) -> bool:
     """Whether torch.compile gives a run of so many seconds without it more than it takes.
 

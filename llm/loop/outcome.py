@@ -14,6 +14,7 @@ class Course:
 
     Args:
         at: where the run stands
+        step_seconds: of a step, about, until it is known
     Attributes:
         steps: in all, None where the clock decides
         caveats: a line for each thing to know before it begins
@@ -27,9 +28,9 @@ class Course:
         seq_len: int,
         rows_per_epoch: float,
         flops_per_token: int,
+        step_seconds: float,
     ):
-        self.budget, self.at = budget, at
-        self.flops_per_step = rows_per_step * seq_len * flops_per_token
+        self.budget, self.at, self.step_seconds = budget, at, step_seconds
         self.per_step = budget.of_a_step(rows_per_step, seq_len, rows_per_epoch, flops_per_token)
         self.steps = budget.steps(self.per_step)
         self.caveats = list(budget.caveats(rows_per_step, seq_len, rows_per_epoch, self.per_step))
@@ -43,11 +44,18 @@ class Course:
         """What is spent of all, at the end perhaps a little more than 1."""
         return self.spent / self.budget.amount
 
-    def seconds(self, flops_per_second: float, step_seconds: float) -> float:
-        """About how long it is from beginning to end, at that rate and at least so long a step."""
-        if self.steps is None:
-            return 60 * self.budget.amount
-        return self.steps * max(self.flops_per_step / flops_per_second, step_seconds)
+    @property
+    def reached(self) -> float:
+        """What will be spent of all when the step that comes is done."""
+        if self.steps is not None:
+            return (self.at.step + 1) * self.per_step / self.budget.amount
+        a_step = self.at.seconds / self.at.step if self.at.step else self.step_seconds
+        return (self.at.seconds + a_step) / 60 / self.budget.amount
+
+    @property
+    def seconds(self) -> float:
+        """About how long it is from beginning to end."""
+        return 60 * self.budget.amount if self.steps is None else self.steps * self.step_seconds
 
     @property
     def over(self) -> bool:

@@ -122,6 +122,11 @@ class Recipe:
         for group in optimizer.param_groups:
             group["lr"] = lr * group.get("lr_scale", 1.0)  # older checkpoints bring none
 
-    def lr_at(self, step: int, progress: float) -> float:
-        """Learning rate of the step that follows `step` done ones, `progress` of the budget."""
-        return self.lr * warm(self.warmup, step, progress) * self.schedule(min(progress, 1.0))
+    def lr_at(self, step: int, progress: float, reached: float) -> float:
+        """Learning rate of the step that follows `step` done ones, from `progress` of the budget to
+        `reached`.
+
+        The schedule goes by `progress`: the first step takes the peak rate, and one that falls to 0
+        leaves the last step something.
+        """
+        return self.lr * warm(self.warmup, step, reached) * self.schedule(min(progress, 1.0))

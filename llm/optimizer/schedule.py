@@ -2,7 +2,7 @@
 
 import math
 
-from llm.config.types import Fraction, PositiveFloat
+from llm.config.types import Fraction, NonNegativeFloat
 
 
 class Cosine:
@@ -47,13 +47,15 @@ class Constant:
         return 1.0
 
 
-def warm(warmup: PositiveFloat, step: int, progress: float) -> float:
+def warm(warmup: NonNegativeFloat, step: int, reached: float) -> float:
     """Rises to 1 over the first `warmup` of the budget, or over so many steps from 1 on.
+
+    Both count the step that is made: the first one is one of them.
 
     Args:
         step: optimizer steps done before this one
-        progress: share of the budget done before this one
+        reached: share of the budget done with this one
     """
-    if warmup >= 1:
-        return min(1.0, (step + 1) / warmup)
-    return 1.0 if warmup == 0 or progress >= warmup else max(progress / warmup, 1e-3)
+    if warmup == 0:
+        return 1.0
+    return min(1.0, (step + 1) / warmup if warmup >= 1 else reached / warmup)

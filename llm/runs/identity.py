@@ -14,7 +14,7 @@ _PACKAGE = Path(__file__).parent.parent
 
 #: Raised whenever the numbers of a run may change for an equal config. It is in run.json, and not
 #: in the id; reports never pool runs of different versions.
-RESULT_VERSION = 1
+RESULT_VERSION = 2
 #: Classes that were renamed or moved: today's dotted name to the one that enters the hash.
 FORMER_NAMES: dict[str, str] = {}
 #: Keys that came later, with the value that means "as before", which is left out of the hash:

@@ -13,6 +13,7 @@ import pytest
 
 from llm.runs import code
 from llm.runs.code import EFFECT, NO_EFFECT, changes, code_facts, counts, meaning, mixed_code
+from llm.runs.identity import RESULT_VERSION
 
 LLM = Path(code.__file__).parents[1]
 FILES = {file.relative_to(LLM).as_posix(): file.read_text() for file in LLM.rglob("*.py")}
@@ -104,15 +105,15 @@ def test_a_run_knows_by_which_versions_it_was_made():
 def test_other_code_is_said_of_a_finished_run_and_stops_an_unfinished_one(llm_train, monkeypatch):
     first = llm_train()
     facts = json.loads((first.folder / "run.json").read_text())
-    assert facts["result_version"] == 1
+    assert facts["result_version"] == RESULT_VERSION
+    later = RESULT_VERSION + 1
     edited = facts["code"].replace("llm/build.py:", "llm/build.py:0")
-    other = {"result_version": 2, "code_hash": "changed", "code": edited}
+    other = {"result_version": later, "code_hash": "changed", "code": edited}
     monkeypatch.setattr("llm.runs.code.code_facts", lambda *places: other)
     answered = llm_train()
     assert answered.code == 0 and answered.folder == first.folder
-    told = (
-        f"note: {first.folder} was made by other code (llm/build.py changed, result version 1, now"
-    )
+    changed = f"llm/build.py changed, result version {RESULT_VERSION}, now"
+    told = f"note: {first.folder} was made by other code ({changed}"
     assert [line.startswith(told) for line in answered.err.splitlines()] == [True]
 
     (first.folder / "run.json").write_text(json.dumps({**facts, "state": "interrupted"}))
@@ -122,10 +123,11 @@ def test_other_code_is_said_of_a_finished_run_and_stops_an_unfinished_one(llm_tr
     assert "llm/build.py changed" in line and "run.code_changed=accept" in line
     assert llm_train("run.code_changed=accept").folder == first.folder
     facts = json.loads((first.folder / "run.json").read_text())
-    assert facts["code_hash"] == "changed" and facts["result_version"] == "1+2"
+    mixed = f"{RESULT_VERSION}+{later}"
+    assert facts["code_hash"] == "changed" and facts["result_version"] == mixed
     assert llm_train().err == ""
 
     assert llm_train("run.existing=restart").code == 0
-    assert json.loads((first.folder / "run.json").read_text())["result_version"] == 2
+    assert json.loads((first.folder / "run.json").read_text())["result_version"] == later
     (kept,) = Path("outputs/runs/.replaced").iterdir()  # nothing is deleted
-    assert json.loads((kept / "run.json").read_text())["result_version"] == "1+2"
+    assert json.loads((kept / "run.json").read_text())["result_version"] == mixed
