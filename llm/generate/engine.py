@@ -293,8 +293,8 @@ class Engine:
 
     def _draw(self, rows: list[_Row], logits_RV: Tensor) -> list[Event]:
         """The next token of each row; rows that are over leave."""
-        logits_RV = logits_RV.float()
-        logprobs_RV = logits_RV.log_softmax(-1)
+        logits_RV = raw_RV = logits_RV.float()
+        total_R1 = raw_RV.logsumexp(-1, keepdim=True)
         if self._barred_V is not None:
             logits_RV = logits_RV.masked_fill(self._barred_V, -torch.inf)
         for i, row in enumerate(rows):
@@ -310,14 +310,15 @@ class Engine:
             [(r.temperature, r.top_k, r.top_p) for r in requests],
             [uniform(row.request.key, len(row.ids)) for row in rows],
         )
-        found_R = logprobs_RV.gather(1, ids_R[:, None])[:, 0].tolist()
+        found_R = (raw_RV.gather(1, ids_R[:, None]) - total_R1)[:, 0].tolist()
         events = []
         for i, (row, token) in enumerate(zip(rows, ids_R.tolist(), strict=True)):
             row.ids.append(token)
             top = []
             if row.request.logprobs:
-                best = logprobs_RV[i].topk(row.request.logprobs)
-                top = list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+                best = raw_RV[i].topk(row.request.logprobs)
+                values = (best.values - total_R1[i]).tolist()
+                top = list(zip(best.indices.tolist(), values, strict=True))
             events.append(Event(row.ticket, token, found_R[i], top, self._over(row)))
         for row, event in zip(rows, events, strict=True):
             if event.reason is not None:

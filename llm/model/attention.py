@@ -105,7 +105,7 @@ class CausalAttention(nn.Module):
     ) -> Tensor:
         """The same attention behind what `layer` holds, which it stores the new places in."""
         q_BHTC, k_BGTC, v_BGTC = self.project(x_BTD, context, position)
-        layer.write(context.cache, k_BGTC, v_BGTC)
+        layer.write(context, k_BGTC, v_BGTC)
         k_NBGKC, v_NBGKV = layer.held(context.cache)
         return self._attend_to_cache(q_BHTC, k_NBGKC, v_NBGKV, context, position)
 

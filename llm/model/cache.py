@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llm.layers.context import Context
+
 #: Places of a block: attention to a cache sums over blocks (`llm.model.cached`).
 BLOCK = 64
 
@@ -20,17 +22,20 @@ class LayerCache:
     def __init__(self, *tensors: Tensor):
         self.tensors = tensors
 
-    def write(self, cache: "KVCache", *new_BGTC: Tensor) -> None:
-        """Store the new places of the rows of `cache` behind what each row holds."""
-        starts, t = cache.starts, new_BGTC[0].shape[2]
-        for held_NBGKC, added_BGTC in zip(self.held(cache), new_BGTC, strict=True):
-            if t == BLOCK and len(set(starts)) == 1 and starts[0] % BLOCK == 0:
+    def write(self, context: Context, *new_BGTC: Tensor) -> None:
+        """Store the new places of a call's rows behind what each row holds."""
+        starts, t = context.cache.starts, new_BGTC[0].shape[2]
+        whole = t == BLOCK and len(set(starts)) == 1 and starts[0] % BLOCK == 0
+        place_BT = context.index_T.expand(len(starts), t)
+        row_B = context.once("row", lambda: torch.arange(len(starts), device=place_BT.device))
+        block_BT = context.once("block", lambda: place_BT // BLOCK)
+        within_BT = context.once("within", lambda: place_BT % BLOCK)
+        for held_NBGKC, added_BGTC in zip(self.held(context.cache), new_BGTC, strict=True):
+            if whole:
                 held_NBGKC[starts[0] // BLOCK] = added_BGTC
-                continue
-            place_BT = cache.index(t, held_NBGKC.device).expand(len(starts), t)
-            row_B1 = torch.arange(len(starts), device=held_NBGKC.device)[:, None]
-            added_BTGC = added_BGTC.transpose(1, 2).to(held_NBGKC.dtype)
-            held_NBGKC[place_BT // BLOCK, row_B1, :, place_BT % BLOCK] = added_BTGC
+            else:
+                added_BTGC = added_BGTC.transpose(1, 2).to(held_NBGKC.dtype)
+                held_NBGKC[block_BT, row_B[:, None], :, within_BT] = added_BTGC
 
     def held(self, cache: "KVCache") -> tuple[Tensor, ...]:
         """The tensors' rows of a call: views (N, B, G, K, C)."""

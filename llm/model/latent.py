@@ -80,7 +80,7 @@ class LatentAttention(CausalAttention):
         self, x_BTD: Tensor, context: Context, position: Position, layer: LayerCache
     ) -> Tensor:
         q_BHTN, q_BHTP, c_B1TR, k_B1TP = self._latents(x_BTD, context, position)
-        layer.write(context.cache, torch.cat([c_B1TR, k_B1TP], -1))
+        layer.write(context, torch.cat([c_B1TR, k_B1TP], -1))
         up_HCR = self.up.weight.unflatten(0, (self.n_heads, -1))
         key_HNR, value_HVR = up_HCR.split([self.n_nope, self.n_value], 1)
         q_BHTR = _by_head(q_BHTN, key_HNR)

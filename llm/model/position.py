@@ -156,13 +156,20 @@ class Rope(Position):
         return self.frequencies
 
     def rotate(self, x_BHTC: Tensor, context: Context) -> Tensor:
+        if context.cache is None:
+            cos_1TC, sin_1TC = self._turns(context)
+        else:  # where blocks may write to the context, once for all layers
+            cos_1TC = context.once("cos", lambda: self._turns(context)[0])
+            sin_1TC = context.once("sin", lambda: self._turns(context)[1])
+        low, high = x_BHTC.float().chunk(2, -1)
+        turned = x_BHTC.float() * cos_1TC + torch.cat([-high, low], -1) * sin_1TC
+        return turned.to(x_BHTC.dtype)
+
+    def _turns(self, context: Context) -> tuple[Tensor, Tensor]:
+        """cos and sin of each place's angles, of one head for all; rows as given: (…, 1, T, C)."""
         position_T = context.position_T
         angles = position_T.float()[..., None] * self.frequencies_for(position_T)
         cos, sin = angles.cos(), angles.sin()
         if self.magnitude != 1:
             cos, sin = self.magnitude * cos, self.magnitude * sin
-        cos_1TC = torch.cat([cos, cos], -1).unsqueeze(-3)  # of one head for all; rows as given
-        sin_1TC = torch.cat([sin, sin], -1).unsqueeze(-3)
-        low, high = x_BHTC.float().chunk(2, -1)
-        turned = x_BHTC.float() * cos_1TC + torch.cat([-high, low], -1) * sin_1TC
-        return turned.to(x_BHTC.dtype)
+        return torch.cat([cos, cos], -1).unsqueeze(-3), torch.cat([sin, sin], -1).unsqueeze(-3)

@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from llm.layers.feed_forward import ACTIVATIONS, GATED, FeedForwardShape
 from llm.layers.roles import declare
 
+#: Rows that all go through each chosen expert when text is written.
+_FEW = 8
+
 
 class Experts(nn.Module):
     """The feed-forward of `llm.layers.feed_forward`, E times, as stacked matrices.
@@ -74,40 +77,44 @@ class Experts(nn.Module):
         """Σ_k w_nk y_nk of a few tokens on a CPU, reading the chosen experts' weights only: (N, D).
 
         A token's bytes do not depend on the others': its experts are added in their order, and no
-        product has fewer than `least` rows.
+        product has fewer than `least` rows. (Of few rows all go through each expert, with weight 0
+        where it was not chosen: a product is bound by reading the weights.)
         """
         if torch.is_autocast_enabled("cpu"):
             x_ND = x_ND.to(torch.get_autocast_dtype("cpu"))
-        y_ND = torch.zeros_like(x_ND)
         if kept_NK is not None:
+            weights_NK = weights_NK * kept_NK
             experts_NK = experts_NK.where(kept_NK, -1)
-        rows: dict[int, list[tuple[int, int]]] = {}
-        for n, chosen in enumerate(experts_NK.tolist()):
-            for k, expert in enumerate(chosen):
-                rows.setdefault(expert, []).append((n, k))
-        rows.pop(-1, None)
-        for expert in sorted(rows):
-            tokens, choices = map(list, zip(*rows[expert], strict=True))
-            filled = tokens + tokens[:1] * (least - len(tokens))
-            x_RD = x_ND if filled == list(range(len(x_ND))) else x_ND[filled]
-            hidden_RF = _of_one(x_RD, self.up_EDF, self.up_bias_EF, expert)
-            if self.gate_EDF is None:
-                hidden_RF = self.activation(hidden_RF)
-            else:
-                gate_RF = _of_one(x_RD, self.gate_EDF, self.gate_bias_EF, expert)
-                hidden_RF = self.activation(gate_RF) * hidden_RF
-            out_RD = _of_one(hidden_RF, self.down_EFD, self.down_bias_ED, expert)
-            weight_R = weights_NK[tokens, choices].to(out_RD.dtype)
-            y_ND[tokens] += out_RD[: len(tokens)] * weight_R[:, None]
+        chosen = experts_NK.tolist()
+        gate_NE = x_ND.new_zeros(len(x_ND), self.n_experts)
+        gate_NE.scatter_(1, experts_NK.clamp_min(0), weights_NK.to(x_ND.dtype), reduce="add")
+        y_ND = torch.zeros_like(x_ND)
+        for expert in sorted({e for of_token in chosen for e in of_token if e >= 0}):
+            if len(x_ND) <= _FEW:
+                y_ND += self._of_one(x_ND, expert) * gate_NE[:, expert : expert + 1]
+                continue
+            rows = [n for n, of_token in enumerate(chosen) if expert in of_token]
+            filled = rows + rows[:1] * (least - len(rows))
+            out_RD = self._of_one(x_ND[filled], expert)[: len(rows)]
+            y_ND[rows] += out_RD * gate_NE[rows, expert].unsqueeze(1)
         return y_ND
 
+    def _of_one(self, x_RD: Tensor, expert: int) -> Tensor:
+        """Rows through one expert, whose weights are read where they lie."""
 
-def _of_one(x_RI: Tensor, weight_EIO: Tensor, bias_EO: Tensor | None, expert: int) -> Tensor:
-    """Rows times the matrix of one expert, where it lies, plus its bias: (R, I) → (R, O)."""
-    weight_IO = weight_EIO[expert].to(x_RI.dtype)
-    if bias_EO is None:
-        return x_RI @ weight_IO
-    return torch.addmm(bias_EO[expert].to(x_RI.dtype), x_RI, weight_IO)
+        def product(x_RI: Tensor, weight_EIO: Tensor, bias_EO: Tensor | None) -> Tensor:
+            weight_IO = weight_EIO[expert].to(x_RI.dtype)
+            if bias_EO is None:
+                return x_RI @ weight_IO
+            return torch.addmm(bias_EO[expert].to(x_RI.dtype), x_RI, weight_IO)
+
+        hidden_RF = product(x_RD, self.up_EDF, self.up_bias_EF)
+        if self.gate_EDF is None:
+            hidden_RF = self.activation(hidden_RF)
+        else:
+            gate_RF = product(x_RD, self.gate_EDF, self.gate_bias_EF)
+            hidden_RF = self.activation(gate_RF) * hidden_RF
+        return product(hidden_RF, self.down_EFD, self.down_bias_ED)
 
 
 def grouped_linear(
