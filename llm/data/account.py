@@ -29,7 +29,9 @@ def account_of(manifest: dict[str, Any]) -> str:
     account = Account(**manifest.get("account", {"left_out": manifest.get("left_out", {})}))
     splits: dict[str, dict[str, int]] = manifest["splits"]
     n_bytes = sum(counts["bytes"] for counts in splits.values())
-    text = f"{size(n_bytes)}, {counted(sum(s['documents'] for s in splits.values()), 'document')}"
+    # One that is cut is a document of both sides.
+    n_documents = sum(counts["documents"] for counts in splits.values()) - manifest.get("n_cut", 0)
+    text = f"{size(n_bytes)}, {counted(n_documents, 'document')}"
     parts = [f"read {text}"]
     if account.read:
         files = counted(sum(account.read.values()), "file")

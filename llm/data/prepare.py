@@ -19,7 +19,7 @@ import shutil
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -242,9 +242,10 @@ def _make(
     account = dict(shards.account)
     if isinstance(corpus, Instrument):
         _write_floor(corpus, tokenizer, working, dtype)
-    elif held_out is None and (n_known := _held_out_too(working, list(counts))):
-        note = f"{counted(n_known, 'training document')} held out too, as the corpus has it"
+    elif held_out is None and (n_both := _in_both(working, counts)):
+        note = f"{counted(n_both, 'training document')} held out too, as the corpus has it"
         account["notes"] = [*account.get("notes", ()), note]
+    cut = {key: n for key, n in held_out.moves().kept.items() if n} if held_out else {}
     files = sorted(file for file in working.iterdir() if file.name != "manifest.json")
     manifest = {
         "format": FORMAT,
@@ -255,7 +256,8 @@ def _make(
         "dtype": dtype.name,
         "vocab_size": tokenizer.vocab_size,
         "splits": counts,
-        "cut": {key: n for key, n in held_out.moves().kept.items() if n} if held_out else {},
+        "cut": cut,
+        "n_cut": _in_both(working, SPLITS) if cut else 0,
         "account": account,
         "files": {file.name: checksums.facts_of(file) for file in files},
     }
@@ -268,10 +270,10 @@ def _held_out(corpus: Corpus) -> HeldOut | None:
     return getattr(corpus, "held_out", None)
 
 
-def _held_out_too(folder: Path, splits: list[str]) -> int:
-    """Training documents that are in another split as well."""
-    keys = {split: np.load(folder / files_of(split)[2], mmap_mode="r") for split in splits}
-    return len(among(keys.pop("train"), list(keys.values())))
+def _in_both(folder: Path, splits: Collection[str]) -> int:
+    """Training documents that are in another split as well, whole or cut."""
+    trained, *others = (np.load(folder / files_of(split)[2], mmap_mode="r") for split in splits)
+    return len(among(trained, others))
 
 
 def _fitted(tokenizer: Tokenizer, working: Path) -> bool:
