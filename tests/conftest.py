@@ -1,7 +1,11 @@
 """What every test needs before it starts."""
 
+import gc
 import os
+import pickle
+import shutil
 import tempfile
+from pathlib import Path
 
 # Before torch is imported: one thread a process, since the suite runs a process a core (two
 # threads each on two cores fight), and since sums then do not depend on the machine.
@@ -14,6 +18,7 @@ os.environ.setdefault(
 
 import hypothesis
 import pytest
+import yaml
 
 from tests.parity_table import pytest_runtest_logreport, pytest_terminal_summary  # noqa: F401
 from tests.toy import TOY, Ended
@@ -21,6 +26,30 @@ from tests.toy import TOY, Ended
 # No deadline an example: the suite shares its cores, and a slow moment is no bug.
 hypothesis.settings.register_profile("suite", deadline=None)
 hypothesis.settings.load_profile("suite")
+
+
+_parse = yaml.load
+_parsed: dict[tuple, bytes] = {}
+
+
+def parse_once(stream, Loader):
+    """`yaml.load`, once for each text: every command line composes the same thirty files."""
+    text = stream if isinstance(stream, str | bytes) else stream.read()
+    key = (text, Loader.__qualname__)
+    if key not in _parsed:
+        if text is not stream:
+            stream.seek(0)  # for its name, which stands in messages
+        _parsed[key] = pickle.dumps(_parse(stream, Loader))
+    return pickle.loads(_parsed[key])
+
+
+yaml.load = parse_once
+
+
+def pytest_collection_finish() -> None:
+    """Modules and tests stay to the end: collections of garbage need not look at them again."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -86,5 +115,30 @@ def llm_train(request, toy_text, monkeypatch, capsys):
         with pytest.raises(SystemExit) as end:
             main("llm.train", train)
         return Ended(end.value.code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def trained_already() -> dict[tuple[str, ...], tuple[Ended, Path]]:
+    """What `trained` has trained: how it ended, and a copy of its `outputs`."""
+    return {}
+
+
+@pytest.fixture
+def trained(llm_train, trained_already, tmp_path_factory):
+    """A finished toy run of these overrides, as `llm_train` makes it: once, for all who ask."""
+
+    def run(*overrides: str) -> Ended:
+        if overrides not in trained_already:
+            ended = llm_train(*overrides)
+            assert ended.code == 0, ended.err
+            kept = tmp_path_factory.mktemp("trained") / "outputs"
+            shutil.copytree(ended.folder.parts[0], kept)
+            trained_already[overrides] = ended, kept
+            return ended
+        ended, kept = trained_already[overrides]
+        shutil.copytree(kept, ended.folder.parts[0], dirs_exist_ok=True)
+        return ended
 
     return run

@@ -3,6 +3,7 @@
 They are forked from the test's process, which has imported torch already.
 """
 
+import faulthandler
 import io
 import multiprocessing
 import os
@@ -10,9 +11,14 @@ import socket
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from typing import Any
 
-from tests.toy import Ended
+from tests.toy import TOY, Ended
+
+#: Seconds after which whoever has not answered says where it stands and ends.
+PATIENCE = 120
 
 
 def free_port() -> int:
@@ -36,6 +42,7 @@ def in_processes(size: int, work: Callable[[int], Any]) -> list[Any]:
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(port),
         }
+        faulthandler.dump_traceback_later(PATIENCE, exit=True, file=2)
         try:
             answer = work(rank)
         except BaseException as problem:
@@ -46,11 +53,42 @@ def in_processes(size: int, work: Callable[[int], Any]) -> list[Any]:
     processes = [context.Process(target=run, args=(rank,)) for rank in range(size)]
     for process in processes:
         process.start()
-    answers = [receiver.recv() if receiver.poll(300) else TimeoutError() for receiver, _ in results]
+    answers = [_answer(receiver, p) for (receiver, _), p in zip(results, processes, strict=True)]
     for process in processes:
         process.kill()
         process.join()
     return answers
+
+
+def _answer(receiver: Connection, process: BaseProcess) -> Any:
+    """What a process has sent; a ChildProcessError as soon as it has ended without a word."""
+    wait([receiver, process.sentinel])
+    if receiver.poll():
+        return receiver.recv()
+    process.join()
+    return ChildProcessError(f"ended with {process.exitcode} and no answer")
+
+
+def train_in_a_fork(
+    *overrides: str, before: Callable[[], None] = lambda: None, err: str = os.devnull
+) -> BaseProcess:
+    """`python -m llm.train` on a toy, for tests that kill it or send it signals.
+
+    `before` is called in the process at its start; `err` is the file of its standard error.
+    """
+
+    def run() -> None:
+        from llm.config.entry import main
+        from llm.train import train
+
+        before()
+        sys.argv = ["llm.train", *TOY, *overrides]
+        with open(err, "w") as file, redirect_stderr(file):
+            main("llm.train", train)
+
+    process = multiprocessing.get_context("fork").Process(target=run)
+    process.start()
+    return process
 
 
 def train_in_processes(

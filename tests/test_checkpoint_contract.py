@@ -1,9 +1,9 @@
 """The checkpoint contract: whole or absent, exact, and nothing in it is executed."""
 
+import itertools
 import json
 import os
-import subprocess
-import sys
+import signal
 from pathlib import Path
 
 import pytest
@@ -17,28 +17,22 @@ from llm.runs import checkpoint
 from llm.runs.directory import Run
 from llm.runs.keeper import Keeper
 from llm.train import train
-from tests.toy import TOY
+from tests.processes import train_in_a_fork
 
 LONG = ["train.budget=12steps", "model.dropout=0.1", "moe=switch"]
 
-#: A process whose plug is pulled at its n-th write of a file: in the middle of a save, sooner or
-#: later, of checkpoint, best weights or run.json.
-KILLED_AT_WRITE = """
-import os, signal, sys
-import llm.runs.files as files
-original, count = os.replace, 0
-def replace(source, target):
-    global count
-    count += 1
-    if count == {n}:
-        os.kill(os.getpid(), signal.SIGKILL)
-    original(source, target)
-os.replace = replace
-from llm.config.entry import main
-from llm.train import train
-sys.argv[1:] = {overrides!r}
-main("llm.train", train)
-"""
+
+def killed_at_write(n: int) -> None:
+    """Pull the plug of this process at its n-th write of a file: in the middle of a save, sooner
+    or later, of checkpoint, best weights or run.json."""
+    original, count = os.replace, itertools.count(1)
+
+    def replace(source, target):
+        if next(count) == n:
+            os.kill(os.getpid(), signal.SIGKILL)
+        original(source, target)
+
+    os.replace = replace
 
 
 def newest(folder: Path) -> Path:
@@ -56,13 +50,13 @@ SLOW = pytest.mark.slow
 
 
 @pytest.mark.parametrize("n", [6, *(pytest.param(n, marks=SLOW) for n in (12, 18, 22))])
-def test_killed_at_any_write_a_run_ends_with_the_same_bytes(llm_train, n):
-    code = KILLED_AT_WRITE.format(n=n, overrides=[*TOY, *LONG])
-    killed = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
-    assert killed.returncode == -9, killed.stderr.decode()
+def test_killed_at_any_write_a_run_ends_with_the_same_bytes(llm_train, trained, n):
+    alone = trained(*LONG, "outputs=elsewhere")
+    killed = train_in_a_fork(*LONG, before=lambda: killed_at_write(n))
+    killed.join(60)
+    assert killed.exitcode == -signal.SIGKILL
     continued = llm_train(*LONG)
     assert continued.code == 0, continued.err
-    alone = llm_train(*LONG, "outputs=elsewhere")
     assert same_bytes(alone.folder, continued.folder)
 
 
@@ -75,8 +69,8 @@ def test_killed_at_random_moments_too(tmp_path):
     assert found.problems == [] and len(found.steps) == 3
 
 
-def test_early_checkpoints_differ_from_late_ones(llm_train):
-    folder = llm_train(*LONG).folder
+def test_early_checkpoints_differ_from_late_ones(trained):
+    folder = trained(*LONG).folder
     early, late = (checkpoint.read(f) for f in checkpoint.list_steps(folder / "checkpoints"))
     assert early.step < late.step
     for name in early.model:
@@ -129,8 +123,8 @@ def test_whatever_checkpoint_a_run_goes_on_from_its_best_weights_are_there(tmp_p
 
 
 @pytest.mark.parametrize("harm", ["cut", "flip", "missing"])
-def test_a_damaged_newest_one_falls_back_and_says_so(llm_train, harm):
-    folder = llm_train(*LONG).folder
+def test_a_damaged_newest_one_falls_back_and_says_so(llm_train, trained, harm):
+    folder = trained(*LONG).folder
     reference = (folder / "metrics.jsonl").read_bytes()
     weights = newest(folder) / "model.safetensors"
     content = weights.read_bytes()
@@ -151,8 +145,8 @@ def test_a_damaged_newest_one_falls_back_and_says_so(llm_train, harm):
     assert (folder / "metrics.jsonl").read_bytes() == reference
 
 
-def test_all_damaged_is_said_and_not_overwritten(llm_train):
-    folder = llm_train(*LONG).folder
+def test_all_damaged_is_said_and_not_overwritten(llm_train, trained):
+    folder = trained(*LONG).folder
     for step in checkpoint.list_steps(folder / "checkpoints"):
         (step / "model.safetensors").write_bytes(b"")
     told = json.loads((folder / "run.json").read_text())
@@ -162,8 +156,8 @@ def test_all_damaged_is_said_and_not_overwritten(llm_train):
     assert "run.existing=restart" in again.err.splitlines()[-1]
 
 
-def test_another_format_is_refused_by_name(llm_train):
-    folder = newest(llm_train().folder)
+def test_another_format_is_refused_by_name(trained):
+    folder = newest(trained().folder)
     state = json.loads((folder / "state.json").read_text())
     checkpoint_state = json.dumps({**state, "format": 99}).encode()
     (folder / "state.json").write_bytes(checkpoint_state)
@@ -176,8 +170,8 @@ def test_another_format_is_refused_by_name(llm_train):
         checkpoint.read(folder)
 
 
-def test_load_run_gives_the_weights_of_the_reported_loss(llm_train):
-    ended = llm_train(*LONG)
+def test_load_run_gives_the_weights_of_the_reported_loss(trained):
+    ended = trained(*LONG)
     run = llm.load_run(ended.folder)
     assert run.step == 12
     assert run.facts["val_loss"] == run.metrics[-1]["val/loss"]
@@ -190,8 +184,8 @@ def test_load_run_gives_the_weights_of_the_reported_loss(llm_train):
     assert llm.load_run(ended.folder, which="best").step == run.facts["best_step"]
 
 
-def test_opening_executes_nothing(llm_train, tmp_path):
-    folder = llm_train().folder
+def test_opening_executes_nothing(trained, tmp_path):
+    folder = trained().folder
     config = (folder / "config.yaml").read_text()
     (folder / "config.yaml").write_text(
         config.replace("llm.model.position.Learned", "os.system").replace(
