@@ -11,6 +11,8 @@ from pathlib import Path
 # threads each on two cores fight), and since sums then do not depend on the machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
+# Where a test has two threads, they do not spin for one another on cores that others use.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # What a machine learns about itself (its speed: two seconds) is learnt once for all tests.
 os.environ.setdefault(
     "MY_SIMPLE_LLM_CACHE", os.path.join(tempfile.gettempdir(), "my-simple-llm-tests")

@@ -18,7 +18,7 @@ from typing import Any
 from tests.toy import TOY, Ended
 
 #: Seconds after which whoever has not answered says where it stands and ends.
-PATIENCE = 120
+PATIENCE = 200
 
 
 def free_port() -> int:

@@ -1,7 +1,8 @@
 """Any option of any group with any option of any other: composed, validated and trained.
 
 The options are found in conf/, so a new YAML file is a new case here. Rows are chosen so that each
-pair of options of two groups occurs in one of them.
+pair of options of two groups occurs in one of them. The two largest groups would make half of the
+rows; they meet in the model alone, where the fast tests take a step with each of their pairs.
 """
 
 import os
@@ -12,11 +13,15 @@ from itertools import combinations
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
-from llm.config.choices import Choices
+from llm.build import build_model
+from llm.config.choices import Choices, conf_folder
 from llm.data.feed import Feed
 from llm.evaluate import acceptance
 from llm.train import train
+from tests.toy_models import tokens
 from tests.typist import Typist
 
 CHOICES = Choices()
@@ -54,8 +59,15 @@ NOT_TRAINED = {
 }
 
 
-def pairwise(groups: dict[str, list[str]]) -> list[dict[str, str]]:
-    """Rows of one option a group that hold every pair of options of two groups, greedily few."""
+#: Groups whose pairs the fast tests take a step with, without a command.
+LARGEST = ("moe", "model/position")
+
+
+def pairwise(groups: dict[str, list[str]], apart: tuple[str, ...] = ()) -> list[dict[str, str]]:
+    """Rows of one option a group that hold every pair of options of two groups, greedily few.
+
+    `apart`: two groups whose pairs may be missing
+    """
 
     def pairs(row: dict[str, str]) -> set:
         return {frozenset(pair) for pair in combinations(row.items(), 2)}
@@ -63,6 +75,7 @@ def pairwise(groups: dict[str, list[str]]) -> list[dict[str, str]]:
     missing = {
         frozenset([(a, x), (b, y)]): None
         for a, b in combinations(groups, 2)
+        if {a, b} != {*apart}
         for x in groups[a]
         for y in groups[b]
     }
@@ -154,12 +167,37 @@ def train_row(shared_workplace, monkeypatch, capsys):
     return train_it
 
 
-@pytest.mark.parametrize("row", pairwise(trained_groups()), ids=named)
+@pytest.mark.parametrize("row", pairwise(trained_groups(), apart=LARGEST), ids=named)
 def test_every_pair_of_options_trains(train_row, row):
     ended = train_row(row)
     assert ended.code == 0, ended.err
     assert (ended.folder / "checkpoints" / "step-00000002").is_dir()
     assert "no effect" not in ended.err
+
+
+@pytest.fixture(scope="module")
+def nodes():
+    """The config with each option of the two largest groups, in small."""
+    sizes = [f"{key}={value}" for key, value in SMALL.items() if key.startswith("model.")]
+    with initialize_config_dir(str(conf_folder().absolute()), version_base="1.3"):
+        configs = {
+            (group, option): compose("train", [f"{group}={option}", *sizes])
+            for group in LARGEST
+            for option in CHOICES.groups[group]
+        }
+    return {key: OmegaConf.to_container(config) for key, config in configs.items()}
+
+
+@pytest.mark.parametrize("moe", CHOICES.groups["moe"])
+def test_every_kind_of_experts_learns_with_every_position(nodes, moe):
+    for position in CHOICES.groups["model/position"]:
+        config = {**nodes["model/position", position], "moe": nodes["moe", moe]["moe"]}
+        model = build_model(config, vocab_size=11)
+        ids_BT = tokens(2, model.max_seq_len, vocab_size=11)
+        output = model(ids_BT, ids_BT)
+        (output.loss_sum + sum(output.aux.values())).backward()
+        for name, parameter in model.named_parameters():
+            assert parameter.grad is not None and parameter.grad.isfinite().all(), (position, name)
 
 
 @pytest.mark.slow
