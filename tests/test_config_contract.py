@@ -305,8 +305,6 @@ def test_each_line_of_config_says_its_value_resolved(type_line):
 
 
 REAL = [
-    (["+moe.n_exprts=3", "moe=dense"], 2, "did you mean moe.n_experts?"),
-    (["model=smal"], 2, "did you mean model=small?"),
     (["train.budget=20Mtk"], 2, "write 20Mtok"),
     (["--cfg", "job", "model.n_layrs=3"], 2, "did you mean model.n_layers?"),
 ]

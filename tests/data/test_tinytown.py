@@ -37,7 +37,7 @@ def town() -> Tinytown:
 
 @pytest.fixture(scope="module")
 def texts(town: Tinytown) -> list[str]:
-    return [town.sample(number) for number in range(1200)]
+    return [town.sample(number) for number in range(600)]
 
 
 # Probabilities
@@ -86,18 +86,18 @@ def test_one_wrong_word_is_noticed(town: Tinytown) -> None:
     Some give another legal document (another scarf is as good), so this cannot be all of them.
     """
     dice, rejected = random.Random(2), 0
-    for number in range(1000):
+    for number in range(500):
         pieces = pieces_of(town.sample(number))
         at = dice.randrange(len(pieces))
         pieces[at] = dice.choice([piece for piece in town.pieces if piece != pieces[at]])
         rejected += not town.score("".join(pieces)).accepted
-    assert rejected / 1000 > 0.99
+    assert rejected / 500 > 0.99
 
 
 def test_floor_agrees_with_independent_samples() -> None:
     town = Tinytown(documents=1, val_documents=500)
     val = _floor(town, [d.text for d in town.documents() if d.split == "val"])
-    more = _floor(town, [town.sample(number) for number in range(1000)])
+    more = _floor(town, [town.sample(number) for number in range(500)])
     assert abs(val[0] - more[0]) < 3 * np.hypot(val[1], more[1])
 
 
@@ -205,13 +205,12 @@ def test_same_seed_same_text_everywhere(town: Tinytown) -> None:
     assert _digest(town) == GOLDEN
 
 
-@pytest.mark.parametrize("hash_seed", ["0", "12345"])
-def test_hash_randomisation_changes_nothing(hash_seed: str) -> None:
+def test_hash_randomisation_changes_nothing() -> None:
     code = (
         "import hashlib; from llm.data.tinytown import Tinytown; t = Tinytown();"
         "print(hashlib.sha256(''.join(t.sample(n) for n in range(100)).encode()).hexdigest())"
     )
-    environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": os.getcwd()}
+    environment = {**os.environ, "PYTHONHASHSEED": "12345", "PYTHONPATH": os.getcwd()}
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )

@@ -21,6 +21,7 @@ def place(tmp_path_factory):
     (folder / "other.txt").write_text("a cat and a dog, e\u0301t\u00e9 \U0001f642")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        patch.setattr("llm.tracking.curve.draw_curve", lambda folder: None)
         patch.setattr("sys.argv", ["llm.train", *TOY, "moe=dense"])
         with pytest.raises(SystemExit) as end:
             main("llm.train", train)

@@ -26,6 +26,8 @@ def place(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         model = ["model/style=llama", "model/position=rope", "moe=topk", "model.n_kv_heads=1"]
+        patch.setattr("llm.tracking.curve.draw_curve", lambda folder: None)  # half of the time
+        patch.setattr("llm.report.observatory.draw_routing", lambda file: None)
         patch.setattr("sys.argv", ["llm.train", *TOY, *model])
         with pytest.raises(SystemExit) as end:
             main("llm.train", train)
@@ -39,7 +41,8 @@ def place(tmp_path_factory):
 def start(place, monkeypatch, capsys):
     """Train from something: call it with what `model.init_from` names, and overrides."""
     monkeypatch.chdir(place[0])
-    monkeypatch.setattr("llm.tracking.curve.draw_curve", lambda folder: None)  # half of the time
+    monkeypatch.setattr("llm.tracking.curve.draw_curve", lambda folder: None)
+    monkeypatch.setattr("llm.report.observatory.draw_routing", lambda file: None)
 
     def run(name: str, *overrides: str, base=SILENT) -> Ended:
         capsys.readouterr()

@@ -57,7 +57,7 @@ def pair(request):
     return ours, judge
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(text=TEXTS)
 @example(text=END)
 @example(text=TEXT)

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from llm.build import account_for, build_model
 from llm.config.choices import Choices
 from llm.config.stand_in import installed
+from llm.plan.__main__ import run
 from llm.plan.history import History, _affine, _paces, machine_name, signature
 from tests.toy import TOY
 
@@ -66,13 +67,15 @@ def plan(*line: str) -> tuple[list[list[str]], str]:
     )
     assert done.returncode == 0, done.stderr
     assert "torch is _Stand" in done.stdout
-    lines = done.stdout.splitlines()
-    rows = [
+    return rows_of(done.stdout), done.stdout
+
+
+def rows_of(told: str) -> list[list[str]]:
+    return [
         [cell.strip() for cell in row.split("  ") if cell.strip()]
-        for row in lines[2:]
+        for row in told.splitlines()[2:]
         if row[:3].strip().isdigit()
     ]
-    return rows, done.stdout
 
 
 def test_a_plan_knows_duplicates_and_what_is_done_already(llm_train):
@@ -93,15 +96,18 @@ def test_a_plan_knows_duplicates_and_what_is_done_already(llm_train):
     assert "active FLOPs of training: 1." in told
 
 
-def test_what_a_job_would_refuse_the_plan_shows(toy_text):
-    rows, _ = plan(*TOY, "moe=topk", "moe.top_k=1,2,9")
+def test_what_a_job_would_refuse_the_plan_shows(toy_text, capsys):
+    assert run([*TOY, "moe=topk", "moe.top_k=1,2,9"]) == 0
+    rows = rows_of(capsys.readouterr().out)
     assert rows[0][2].startswith("refused: moe.router.renormalize: with top_k=1")
     assert rows[1][2] == "new"
     assert rows[2][2] == "refused: moe.top_k=9: is 9, more than n_experts=4"
 
 
-def test_what_only_the_job_can_know_is_unknown(toy_text):
-    rows, told = plan(*TOY, "model.init_from=gone,null", "train.budget=2steps")
+def test_what_only_the_job_can_know_is_unknown(toy_text, capsys):
+    assert run([*TOY, "model.init_from=gone,null", "train.budget=2steps"]) == 0
+    told = capsys.readouterr().out
+    rows = rows_of(told)
     assert rows[0][2:] == ["unknown", *["?"] * 7]
     assert rows[1][2] == "new" and "?" not in rows[1][3:8]
     assert "1 of them tell only when they run" in told
@@ -129,8 +135,8 @@ def test_of_a_search_the_plan_shows_examples_and_says_so(toy_text):
     assert "there is no grid to list" in told and "a trial costs 13.4M to 13.6M FLOPs" in told
 
 
-def test_time_is_measured_where_it_can_be_and_scaled_elsewhere(tmp_path, llm_train):
-    folder = llm_train("moe=dense").folder
+def test_time_is_measured_where_it_can_be_and_scaled_elsewhere(trained):
+    folder = trained("moe=dense").folder
     facts = json.loads((folder / "run.json").read_text())
     config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
     history = History(folder.parent.parent)
