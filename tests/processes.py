@@ -81,6 +81,7 @@ def train_in_a_fork(
         from llm.config.entry import main
         from llm.train import train
 
+        faulthandler.dump_traceback_later(PATIENCE, exit=True, file=2)
         before()
         sys.argv = ["llm.train", *TOY, *overrides]
         with open(err, "w") as file, redirect_stderr(file):

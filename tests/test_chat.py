@@ -332,7 +332,7 @@ def test_a_script_drives_it_through_a_pipe(outputs):
         [*COMMAND, "--outputs", str(outputs), "--max-tokens", "5", "--seed", "1"],
         input="\n".join(lines).encode() + b"\n\xff\n",
         capture_output=True,
-        timeout=60,
+        timeout=300,
     )
     out = done.stdout.decode().splitlines()
     assert done.returncode == 0, done.stderr
@@ -356,7 +356,7 @@ class Terminal:
         self.screen = ""
         self.exit_status: int | None = None
 
-    def wait_for(self, text: str, timeout=60) -> str:
+    def wait_for(self, text: str, timeout=300) -> str:
         """What came since the last call, up to and with `text`."""
         deadline = time.monotonic() + timeout
         while text not in self.screen:

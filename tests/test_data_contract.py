@@ -97,9 +97,9 @@ def test_every_target_once_an_epoch_and_another_order_the_next(corpus, tmp_path)
 
 def test_getting_to_a_far_step_costs_nothing():
     order = TrainOrder(np.zeros(10_000, np.uint16), 128, 0)
-    begun = time.perf_counter()
+    begun = time.process_time()
     order.rows(10**12, 16)
-    assert time.perf_counter() - begun < 0.5
+    assert time.process_time() - begun < 0.5
 
 
 def test_a_run_counts_what_it_read(llm_train, toy_text):

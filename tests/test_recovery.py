@@ -181,7 +181,7 @@ def test_training_does_not_wait_for_a_checkpoint(llm_train, monkeypatch):
         if parent.name == "checkpoints":
             events.append(("begun", step))
             stepped.clear()
-            assert stepped.wait(60)
+            assert stepped.wait(300)
             events.append(("written", step))
         return write(parent, step, *rest)
 

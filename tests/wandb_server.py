@@ -218,7 +218,7 @@ def alive(pid: int) -> bool:
         return False
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = 300.0) -> None:
     """Wait until `condition` holds; fails where it does not in `seconds`."""
     end = time.monotonic() + seconds
     while not condition():

@@ -206,10 +206,11 @@ def test_a_local_copy_instead_of_the_network(hub, repositories, tmp_path):
 
 
 def test_an_interrupted_download_goes_on_where_it_stopped(hub, monkeypatch):
-    monkeypatch.setattr(reach, "PATIENCE", 2.0)
     Hub(**STORIES).layout  # noqa: B018
     hub.cut_after = hub.sent + 20_000
-    assert "has not answered for 2 seconds" in (told := refused(Hub(**STORIES)))
+    with monkeypatch.context() as patch:
+        patch.setattr(reach, "PATIENCE", 2.0)
+        assert "has not answered for 2 seconds" in (told := refused(Hub(**STORIES)))
     for remedy in ("network", "HF_ENDPOINT", "data.path="):
         assert remedy in told
     (part,) = reach.cache().rglob("*.part")
@@ -233,7 +234,7 @@ def test_a_hub_that_hangs_ends_in_a_line(hub, monkeypatch, samples):
     hub.hang = True
     begun = time.monotonic()
     assert "has not answered" in refused(Hub(**STORIES, num_samples=samples))
-    assert time.monotonic() - begun < 3
+    assert time.monotonic() - begun < 9  # the usual patience is 10
 
 
 @pytest.mark.parametrize(
@@ -305,12 +306,13 @@ def test_prepared_data_needs_no_network(hub, tmp_path):
 def test_a_stream_that_breaks_off_is_gone_on_with(hub, tmp_path, monkeypatch):
     corpus = {**STORIES, "num_samples": 900}
     whole = prepare(Hub(**corpus), Bytes(), NODE, "tiny", tmp_path / "whole")
-    monkeypatch.setattr(reach, "PATIENCE", 1.5)
     monkeypatch.setattr("llm.data.prepare.BATCH", 1000)
     hub.behave()
     hub.cut_after = 45_000  # in the second file
-    with pytest.raises(Refused, match="has not answered"):
-        prepare(Hub(**corpus), Bytes(), NODE, "tiny", tmp_path / "broken")
+    with monkeypatch.context() as patch:
+        patch.setattr(reach, "PATIENCE", 1.5)
+        with pytest.raises(Refused, match="has not answered"):
+            prepare(Hub(**corpus), Bytes(), NODE, "tiny", tmp_path / "broken")
     assert list((tmp_path / "broken").glob(".*.journal"))
     hub.behave()
     again = prepare(Hub(**corpus), Bytes(), NODE, "tiny", tmp_path / "broken")

@@ -197,7 +197,7 @@ def start(root, mode: str) -> subprocess.Popen:
 def test_two_processes_at_once_do_the_work_once(tmp_path):
     both = [start(tmp_path, "works") for _ in range(2)]
     (tmp_path / "go").touch()
-    answers = [process.communicate(timeout=60)[0] for process in both]
+    answers = [process.communicate(timeout=300)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0]
     assert answers[0] == answers[1] != ""
     assert (tmp_path / "reads").read_text() == "read\n"
@@ -206,11 +206,11 @@ def test_two_processes_at_once_do_the_work_once(tmp_path):
 def test_death_in_the_middle_leaves_nothing_that_looks_whole(tmp_path):
     (tmp_path / "go").touch()
     dying = start(tmp_path, "dies")
-    dying.communicate(timeout=60)
+    dying.communicate(timeout=300)
     assert dying.returncode == 9
     assert not list((tmp_path / "data").glob("slow-*"))
     next_one = start(tmp_path, "works")
-    answer, _ = next_one.communicate(timeout=60)
+    answer, _ = next_one.communicate(timeout=300)
     assert next_one.returncode == 0
     train = sum(1 + len(f"document {n}") for n in range(20) if n % 4) + 1
     val = sum(1 + len(f"document {n}") for n in range(20) if n % 4 == 0) + 1

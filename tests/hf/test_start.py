@@ -116,8 +116,9 @@ def test_a_longer_context_is_one_override(start):
 def test_what_contradicts_the_start_is_refused_by_name(start, overrides, said):
     ended = start("public", *overrides)
     assert (ended.code, ended.out) == (2, "")
-    assert ended.err.startswith(f"llm.train: {said}")
-    assert len(ended.err.splitlines()) == 1
+    *account, line = ended.err.splitlines()
+    assert line.startswith(f"llm.train: {said}")
+    assert len(account) == (overrides == ["tokenizer=chars"])  # a text that is read anew
 
 
 def test_experts_start_as_copies_of_a_dense_model(start, tmp_path):

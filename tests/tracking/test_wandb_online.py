@@ -44,7 +44,7 @@ def run(tmp_path):
 
 
 def online(run: Path, **options) -> Wandb:
-    return Wandb(mode="online", **{"init_timeout": 20.0, "patience": 60.0, **options})
+    return Wandb(mode="online", **{"init_timeout": 120.0, "patience": 120.0, **options})
 
 
 def write(run: Path, *steps: int) -> None:
@@ -76,7 +76,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from llm.tracking.wandb_mirror import Wandb
-tracker = Wandb(mode="online", init_timeout=20.0)
+tracker = Wandb(mode="online", init_timeout=120.0)
 tracker.start("run", Path(sys.argv[1]), {}, "a-sweep", 0)
 print(tracker._process.pid, flush=True)
 sys.stdin.readline()
@@ -277,7 +277,7 @@ def test_training_killed_again_and_again_is_one_whole_run(server, toy_text, monk
     line += ["train.budget=150steps", "train.grad_accum_steps=4", "train.eval_every=50"]
     line += ["train.checkpoint_every=10"]
     for reached in (10, 50):
-        process = subprocess.Popen([*line, "tracking.init_timeout=20"], stdout=subprocess.PIPE)
+        process = subprocess.Popen([*line, "tracking.init_timeout=120"], stdout=subprocess.PIPE)
         while process.poll() is None and not any(
             len(sent.steps) >= reached for sent in server.runs.values()
         ):
