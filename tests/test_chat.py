@@ -21,6 +21,7 @@ from omegaconf import OmegaConf
 from llm import chat
 from llm.build import build_model
 from llm.config.choices import conf_folder
+from llm.config.environment import invocation
 from llm.runs import checkpoint
 from llm.runs.directory import claim
 from llm.tokenizer import base as tokenizers
@@ -177,7 +178,7 @@ def test_unfinished_runs_are_left_alone_unless_named(ask, monkeypatch, outputs, 
     assert code == 2
     assert err.splitlines()[-1] == (
         f"llm.chat: there is no finished run in {tmp_path}/runs (1 unfinished; name one to open "
-        "it); `make train` makes one"
+        f"it); {invocation('llm.train')} makes one"
     )
     line = banner(ask, monkeypatch, "--checkpoint", str(tmp_path / "runs/plain"))
     assert line.startswith("plain · ")
@@ -186,7 +187,8 @@ def test_unfinished_runs_are_left_alone_unless_named(ask, monkeypatch, outputs, 
 def test_without_any_run_the_remedy_is_named(ask, tmp_path):
     code, out, err = ask(where=tmp_path)
     assert (code, out) == (2, "")
-    assert err == f"llm.chat: there is no finished run in {tmp_path}/runs; `make train` makes one\n"
+    line = invocation("llm.train")
+    assert err == f"llm.chat: there is no finished run in {tmp_path}/runs; {line} makes one\n"
 
 
 def test_chat_works_after_the_text_is_gone(ask, tmp_path):

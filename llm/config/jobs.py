@@ -8,7 +8,6 @@ import hashlib
 import itertools
 import json
 import os
-import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from llm.config import space
 from llm.config.choices import Choices
 from llm.config.compose import Composer, plain
+from llm.config.environment import invocation
 from llm.config.errors import Refused
 from llm.config.outcome import Job, Outcome, SweepJob, as_problem, perform, report_problem
 from llm.config.overrides import Typed, as_typed
@@ -384,7 +384,7 @@ class Jobs:
             counts = f"{refused} refused, {failed} failed"
             print(f"{self.command}: of {len(codes)} jobs {counts}: {outcomes}", file=sys.stderr)
         if 0 in codes and self.command == "llm.train":
-            told = f"what was learnt: python -m llm.report {shlex.quote(self.folder)}"
+            told = f"what was learnt: {invocation('llm.report', self.folder)}"
             print(told, file=sys.stderr)
         return 1 if failed else 2 if refused else 0
 

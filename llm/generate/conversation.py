@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import torch
 
 from llm.generate.reader import Reader
-from llm.generate.sampling import stream
+from llm.generate.sampling import check_length, stream
 from llm.model.transformer import Transformer
 from llm.reading import Reading
 from llm.tokenizer.base import well_formed
@@ -103,11 +103,7 @@ class Conversation:
         return self._answer(Turn(text), sampling)
 
     def _answer(self, turn: Turn, sampling: Sampling) -> Generator[Piece, None, None]:
-        """Yields the answer; however it ends, also when nobody asks for more, it is recorded."""
-        stop = self.dialogue.stop if self.dialogue else ""
-        decoder, least = StreamDecoder(self._tokenizer), 1.0
-        said = ""  # everything so far, the first `shown` characters of it yielded
-        shown = 0
+        """The answer, as far as somebody asks for it; Refused at once where the prompt is."""
         self.overflowed = False
         prompt = self._encode(turn.prompt)
         context = self._context(prompt)
@@ -116,6 +112,17 @@ class Conversation:
         if len(context) > self.max_len:
             turn.unread = max(0, len(prompt) - self.max_len) if self.cuts else 0
             context = prompt[turn.unread :]
+        check_length(context, self.max_len)
+        return self._written(turn, context, sampling)
+
+    def _written(
+        self, turn: Turn, context: list[int], sampling: Sampling
+    ) -> Generator[Piece, None, None]:
+        """Yields the answer; however it ends, also when nobody asks for more, it is recorded."""
+        stop = self.dialogue.stop if self.dialogue else ""
+        decoder, least = StreamDecoder(self._tokenizer), 1.0
+        said = ""  # everything so far, the first `shown` characters of it yielded
+        shown = 0
         self.turns.append(turn)
         try:
             tokens = stream(

@@ -92,6 +92,15 @@ def newer_half(context: list[int], max_len: int) -> list[int]:
     return context[-max(1, max_len // 2) :]
 
 
+def check_length(prompt: list[int], max_len: int) -> None:
+    """Refuse a prompt of more than `max_len` tokens."""
+    if len(prompt) > max_len:
+        raise Refused(
+            f"the prompt has {len(prompt)} tokens, more than the {max_len} that the model reads at "
+            "once (model.max_seq_len); shorten it"
+        )
+
+
 @torch.inference_mode()
 def stream(
     model: Transformer,
@@ -117,11 +126,7 @@ def stream(
         Refused: the prompt is too long
     """
     reader = reader or Reader(model)
-    if len(prompt) > reader.max_len:
-        raise Refused(
-            f"the prompt has {len(prompt)} tokens, more than the {reader.max_len} that the model "
-            "reads at once (model.max_seq_len); shorten it"
-        )
+    check_length(prompt, reader.max_len)
     context = list(prompt)
     if allowed_V is not None:
         allowed_V = allowed_V.to(model.embedding.device)

@@ -142,9 +142,10 @@ class Session:
             self._note_last_space(text)
         if not text and not talk.turns:
             text = talk.reading.opening
+        answer = talk.go_on(text, self.sampling)
         if text:
             yield Piece(text, None)
-        yield from talk.go_on(text, self.sampling)
+        yield from answer
 
     def _meant(self, text: str, dialogue: Dialogue) -> tuple[str, bool]:
         """The text as the corpus would write it, without its markers; whether it is a question."""

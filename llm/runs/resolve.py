@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from llm.config.environment import invocation
 from llm.config.errors import Refused
 from llm.config.suggest import nearest
 
@@ -123,7 +124,8 @@ def newest_finished(outputs: Path) -> Path:
     if finished:
         return max(finished)[2]
     also = f" ({unfinished} unfinished; name one to open it)" if unfinished else ""
-    raise Refused(f"there is no finished run in {outputs / 'runs'}{also}; `make train` makes one")
+    line = invocation("llm.train")
+    raise Refused(f"there is no finished run in {outputs / 'runs'}{also}; {line} makes one")
 
 
 def _is_path(text: str) -> bool:

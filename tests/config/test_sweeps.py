@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm.config.choices import Choices, leaves
+from llm.config.environment import invocation
 from llm.config.errors import Failed, Interrupted
 from llm.config.jobs import Jobs
 from llm.config.outcome import SweepJob
@@ -167,7 +168,7 @@ def test_a_contradiction_in_combination_is_refused_by_its_job(type_line):
     ]
     assert "of 4 jobs 1 refused, 0 failed" in ended.err
     (sweep,) = Path("outputs/sweeps").iterdir()
-    assert ended.err.splitlines()[-1] == f"what was learnt: python -m llm.report {sweep}"
+    assert ended.err.splitlines()[-1] == f"what was learnt: {invocation('llm.report', str(sweep))}"
     assert [line["exit"] for line in outcomes()] == [0, 2, 0, 0]
     assert len(type_line.jobs) == 3
 
