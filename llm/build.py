@@ -52,3 +52,9 @@ def build_model(
 def account_for(config: dict[str, Any], model: Transformer) -> Account:
     """Parameters and operations of `model` at its training length."""
     return account(model, config["model"]["max_seq_len"])
+
+
+def caveats(model: Transformer) -> list[str]:
+    """Sentences that who trains, evaluates or talks to `model` must read; mostly none."""
+    said = (getattr(module, "caveat", None) for module in model.modules())
+    return list(dict.fromkeys(caveat for caveat in said if caveat))

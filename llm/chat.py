@@ -96,10 +96,10 @@ def _open(flags: argparse.Namespace) -> tuple["Session", str]:
     named = _named(flags)
     import torch
 
+    from llm.build import caveats
     from llm.config.schema import locate
     from llm.generate.conversation import Conversation, Sampling
     from llm.generate.session import Session
-    from llm.moe.layer import caveats
     from llm.runs.reopen import load_run
 
     with opening(named.folder):

@@ -34,13 +34,12 @@ class Setup(NamedTuple):
 
 def prepare_run(job: Job, world: "World | None" = None) -> Setup:
     """Refuse what can be refused, prepare the data, and claim the run."""
-    from llm.build import build_model
+    from llm.build import build_model, caveats
     from llm.config.instantiate import instantiate
     from llm.evaluate import examination
     from llm.hardware.world import World
     from llm.hf.start import begin_from
     from llm.moe.exchange import check_split
-    from llm.moe.layer import caveats
     from llm.prepare import prepare_data
     from llm.reading import Reading
     from llm.runs.code import code_facts, packages

@@ -27,8 +27,8 @@ class LatentAttention(CausalAttention):
     reading it, the maps are applied to queries and to what was attended to instead of to every key
     ("absorbed"), which is the same function.
 
-    P is `model.head_dim`. `model.n_kv_heads` and `model.qk_norm` have no meaning here: the latents
-    are normalised, and shared by all heads.
+    P is `model.head_dim`. The latents are normalised whatever `model.qk_norm` says, and shared by
+    all heads, so `model.n_kv_heads` has no meaning.
 
     Args:
         kv_lora_rank: R; null for 4 · head_dim
@@ -48,8 +48,6 @@ class LatentAttention(CausalAttention):
     ):
         if shape.n_kv_heads != shape.n_heads:
             raise Refused("latent attention has no key-value heads; take model.n_kv_heads=null")
-        if shape.qk_norm != "none":
-            raise Refused("latent attention normalises its latents; take model.qk_norm=none")
         n_nope = qk_nope_head_dim or shape.head_dim
         scale = shape.scale or (n_nope + shape.head_dim) ** -0.5
         super().__init__(replace(shape, scale=scale))
@@ -66,6 +64,15 @@ class LatentAttention(CausalAttention):
         self.latent_norm = RMSNorm(self.n_latent, shape.norm_eps)
         self.up = Linear(self.n_latent, heads * (self.n_nope + self.n_value), std, False)
         self.out = Linear(heads * self.n_value, d_model, shape.residual_std, bias)
+
+    @property
+    def caveat(self) -> str | None:
+        """For `llm.build.caveats`."""
+        if self.shape.qk_norm == "none":
+            return None
+        return (
+            f"model.qk_norm={self.shape.qk_norm}: latent attention normalises its latents instead"
+        )
 
     def project(
         self, x_BTD: Tensor, context: Context, position: Position

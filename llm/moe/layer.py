@@ -106,6 +106,17 @@ class MoE(nn.Module):
         self.dropout = Dropout(shape.dropout)
         self._refuse_contradictions()
 
+    @property
+    def caveat(self) -> str | None:
+        """For `llm.build.caveats`."""
+        if self.choice == "token":
+            return None
+        return (
+            "moe.choice=expert is not causal: experts choose among all tokens of a sequence, later "
+            "ones too, so its losses are not those of a language model, and text that it writes a "
+            "token at a time is routed otherwise than in training; for analysis only"
+        )
+
     def _refuse_contradictions(self) -> None:
         terms, router = self.balance.weights.keys(), self.router
         if "load_loss" in terms and getattr(router, "noise_weight_ED", None) is None:
@@ -213,15 +224,3 @@ def _statistics(
         "confidence": probs_NE.amax(-1).mean(),
         "dropped": dropped,
     }
-
-
-def caveats(model: nn.Module) -> list[str]:
-    """Sentences that who trains, evaluates or talks to `model` must read; mostly none."""
-    layers = [module for module in model.modules() if isinstance(module, MoE)]
-    if any(layer.choice == "expert" for layer in layers):
-        return [
-            "moe.choice=expert is not causal: experts choose among all tokens of a sequence, later "
-            "ones too, so its losses are not those of a language model, and text that it writes a "
-            "token at a time is routed otherwise than in training; for analysis only"
-        ]
-    return []

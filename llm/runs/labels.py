@@ -109,8 +109,10 @@ def _names(keys: Iterable[str], groups: Iterable[str]) -> dict[str, str]:
 
 
 def _shown(row: Content, key: str) -> str:
-    """A value as one types it; a class by its own name."""
+    """A value as one types it; a class by its own name, a fingerprint by its beginning."""
     value = row.get(key)
+    if key in FACTS:
+        return str(value)[:8]
     if key.endswith("_target_"):
         return str(value).rsplit(".", 1)[-1]
     if isinstance(value, list):

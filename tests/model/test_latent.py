@@ -10,6 +10,7 @@ from transformers.models.deepseek_v3.modeling_deepseek_v3 import (
     DeepseekV3RotaryEmbedding,
 )
 
+from llm.build import caveats
 from llm.config.errors import Refused
 from llm.model.attention import AttentionShape
 from llm.model.latent import LatentAttention
@@ -100,10 +101,9 @@ def test_its_cache_is_one_short_vector_per_token():
     assert sum(t.numel() for t in full) == 64 * 2 * 16  # keys and values of 4 heads of 4
 
 
-@pytest.mark.parametrize(
-    ("changes", "says"),
-    [({"n_kv_heads": 2}, "n_kv_heads=null"), ({"qk_norm": "head"}, "qk_norm=none")],
-)
-def test_what_has_no_meaning_is_refused(changes, says):
-    with pytest.raises(Refused, match=says):
-        transformer(attention=LatentAttention, **changes)
+def test_key_value_heads_are_refused_and_a_norm_of_queries_is_said():
+    with pytest.raises(Refused, match="n_kv_heads=null"):
+        transformer(attention=LatentAttention, n_kv_heads=2)
+    model = transformer(attention=LatentAttention, qk_norm="head")
+    assert caveats(model) == ["model.qk_norm=head: latent attention normalises its latents instead"]
+    assert caveats(latent_model()) == []

@@ -31,8 +31,8 @@ def test_other_text_under_one_path_is_not_compared(tmp_path, monkeypatch):
     assert [row.against for row in rows] == [None, None]
     assert {verdict(row) for row in rows} == {"no other arm learns from this text"}
     assert {row.label for row in rows} == {
-        "moe=dense data_fingerprint=old's bytes",
-        "moe=switch data_fingerprint=new's bytes",
+        "moe=dense data_fingerprint=old's by",
+        "moe=switch data_fingerprint=new's by",
     }
     report([str(tmp_path)])
     page = (tmp_path / "report/index.html").read_text()

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from llm import chat, evaluate_run, export, load_run
 from llm.config.errors import Refused
+from llm.report.__main__ import run as report
 from llm.runs.__main__ import run as runs_command
 from llm.runs.resolve import resolve
 from tests.report.fake import fake_run
@@ -132,9 +133,11 @@ def test_all_commands_and_load_run_refuse_alike(twins, name, capsys):
     with pytest.raises(Refused) as refusal:
         load_run(name)
     assert str(refusal.value) == line
-    for command in (["diff", name, name], ["tag", name, "x"], ["rm", name], ["sync", name]):
+    commands = (["diff", name, name], ["tag", name, "x"], ["rm", name], ["sync", name])
+    calls = [*((runs_command, command) for command in commands), (report, [name])]
+    for main, arguments in calls:
         with pytest.raises(Refused) as refusal:
-            runs_command(command)
+            main(arguments)
         assert str(refusal.value) == line
     for main, arguments in (
         (chat.main, ["--checkpoint", name]),
