@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from llm.config.command import exit_code
 from llm.config.errors import Failed, Refused
 from llm.config.flags import RUN, Flags, checked, opening
+from llm.data.encoding import Malformed, characters
 from llm.generate import limits
 from llm.runs.resolve import other_folder, resolve
 
@@ -133,9 +134,10 @@ def _open(
 
 def _text(file: Path) -> str:
     try:
-        text = file.expanduser().read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise Refused(f"--text: {file} is not UTF-8") from None
+        text = "".join(characters([file.expanduser().read_bytes()], None, None))
+    except Malformed as bad:
+        problem = bad.problem.split(";")[0]
+        raise Refused(f"--text: {file} {problem}; write it as UTF-8") from None
     except OSError as error:
         raise Refused(f"--text: {file}: {error.strerror}") from None
     if not text:

@@ -2,9 +2,9 @@
 
     python -m experiments.data.row --megabytes 25 50 100 200 --tokenizers bytes words bpe
 
-Each line is a process of its own; "times" is its memory above that of the same command on a few
-bytes of text, in sizes of the row. The row is English-like, with an emoji (so that a Python string
-of it takes four bytes a character); `--letters` takes all white space from it.
+Each line is a process of its own, its figures those above the same command on a few bytes of text;
+"times" is the memory in sizes of the row. The row is English-like, with an emoji (so that a Python
+string of it takes four bytes a character); `--letters` takes all white space from it.
 """
 
 import argparse
@@ -16,6 +16,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+import numpy as np
 
 KINDS = ["txt", "jsonl", "json", "csv", "parquet"]
 
@@ -59,8 +61,8 @@ def _write(file: Path, text: str) -> None:
         file.write_text(f"[{row}]" if kind == "json" else row)
 
 
-def cost(file: Path, tokenizer: str, outputs: Path) -> tuple[float, float]:
-    """Seconds and peak MB of preparing a file."""
+def cost(file: Path, tokenizer: str, outputs: Path) -> np.ndarray:
+    """Seconds, CPU seconds and peak MB of preparing a file."""
     command = [sys.executable, "-m", "llm.prepare", "data=custom", f"data.path={file}"]
     began = time.perf_counter()
     pid = os.posix_spawn(
@@ -71,7 +73,8 @@ def cost(file: Path, tokenizer: str, outputs: Path) -> tuple[float, float]:
     )
     _, status, usage = os.wait4(pid, 0)
     assert status == 0, command
-    return time.perf_counter() - began, usage.ru_maxrss / 1000
+    seconds = time.perf_counter() - began
+    return np.array([seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1000])
 
 
 def main() -> None:
@@ -82,23 +85,19 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS)
     parser.add_argument("--letters", action="store_true")
     given = parser.parse_args()
-    print(f"{'tokenizer':10} {'kind':8} {'MB':>5} {'seconds':>8} {'MB above':>9} {'times':>6}")
+    print("tokenizer  kind        MB  seconds    CPU  MB above  times")
     for tokenizer in given.tokenizers:
         for kind in given.kinds:
             with tempfile.TemporaryDirectory() as folder:
                 small = Path(folder) / f"small.{kind}"
                 write(small, 100, given.letters)
-                empty_seconds, empty = cost(small, tokenizer, Path(folder) / "outputs")
+                empty = cost(small, tokenizer, Path(folder) / "outputs")
                 for size in given.megabytes:
                     file = Path(folder) / f"row.{kind}"
                     write(file, size * 1_000_000, given.letters)
-                    seconds, peak = cost(file, tokenizer, Path(folder) / "outputs")
-                    above = peak - empty
-                    print(
-                        f"{tokenizer:10} {kind:8} {size:5} {seconds - empty_seconds:8.1f} "
-                        f"{above:9.0f} {above / size:6.2f}",
-                        flush=True,
-                    )
+                    seconds, cpu, peak = cost(file, tokenizer, Path(folder) / "outputs") - empty
+                    figures = f"{seconds:8.1f} {cpu:6.1f} {peak:9.0f} {peak / size:6.2f}"
+                    print(f"{tokenizer:10} {kind:8} {size:5} {figures}", flush=True)
 
 
 if __name__ == "__main__":

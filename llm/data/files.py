@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 USUAL = (".txt", ".md", ".jsonl", ".csv", ".tsv", ".parquet")
 _OPENERS: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 _BLOCK = 1 << 20
-_PACKED_BLOCK = 1 << 14  # zstd can make ten thousand times as much of it
+_PACKED_BLOCK = 1 << 12  # zstd can make ten thousand times as much of it
 
 
 class TextFile:
@@ -154,8 +154,8 @@ def _unpacked_zstd(file: Path) -> Iterator[bytes]:
             while block := packed.read(_PACKED_BLOCK):
                 while block:
                     frame = frame or zstandard.ZstdDecompressor().decompressobj()
-                    if content := frame.decompress(block):
-                        yield content
+                    content = frame.decompress(block)
+                    yield from (content[i : i + _BLOCK] for i in range(0, len(content), _BLOCK))
                     block, frame = (frame.unused_data, None) if frame.eof else (b"", frame)
         except zstandard.ZstdError as error:
             raise _DamagedZstd(str(error)) from None

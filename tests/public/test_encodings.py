@@ -12,6 +12,7 @@ import pytest
 
 from llm.config.errors import Refused
 from llm.data.custom import Custom
+from llm.evaluate_run import _text
 
 TEXT = "naïve café\n\nПривет, мир. 😀\nlast line"
 MARKS = {
@@ -89,6 +90,19 @@ def test_what_another_encoding_cannot_decode_is_named_by_its_line_or_replaced(tm
     corpus = custom(tmp_path, encoding="cp1252", on_encoding_error="replace")
     assert "".join(d.text for d in corpus.documents()) == "fine\nfine\n\ufffd "
     assert corpus.account.left_out == {"replaced": 1}
+
+
+def test_a_text_to_evaluate_is_read_alike(tmp_path):
+    file = tmp_path / "a.txt"
+    file.write_bytes(codecs.BOM_UTF16_LE + TEXT.encode("utf-16-le"))
+    assert _text(file) == TEXT
+    for content, said in (
+        (TEXT.encode("utf-16-le"), "is UTF-16-LE without"),
+        (b"\xff", "is not U"),
+    ):
+        file.write_bytes(content)
+        with pytest.raises(Refused, match=rf"--text: .*a\.txt {said}.*; write it as UTF-8"):
+            _text(file)
 
 
 def test_the_encoding_is_part_of_the_data_where_it_is_named(tmp_path):
