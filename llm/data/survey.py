@@ -139,22 +139,20 @@ class Survey:
             return Moves({}, complete=self.complete)
         lowest = min(self.groups, key=lambda group: group.name)
         highest = max(self.groups, key=lambda group: group.name)
-        kept: dict[str, int | None] = {}
-        start, held = kept, self.held
+        start: dict[str, int | None] = {}
+        kept, held, begin = start, self.held, self.held
         if lowest == highest:
             kept, held = self._cut_alone(lowest)
-            start = {lowest.name: None}
+            start, begin = {lowest.name: None}, 0
         elif not held:  # of a few documents, none may hash below the fraction
-            start = kept = {lowest.name: 0}
-            held = lowest.n_bytes
+            kept, held = {lowest.name: 0}, lowest.n_bytes
         elif held == self.total:
-            start = kept = {highest.name: None}
-            held -= highest.n_bytes
+            kept, held = {highest.name: None}, held - highest.n_bytes
         # Earlier versions moved one document and left its copies where they were.
         described = any(g.name in kept and g.n_documents > 1 for g in self.groups)
         if not self._off(held) or not 0 < self.fraction < 1:
             return Moves(kept, described)
-        balanced, now = self._balanced(start, 0 if lowest == highest else held)
+        balanced, now = self._balanced(start, begin)
         if balanced == start:
             balanced, now = kept, held
         return Moves(balanced, described or balanced != kept, self._note(balanced, now))
