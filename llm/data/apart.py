@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from llm.config.errors import Refused
 from llm.data.account import Account
 from llm.data.corpus import Corpus, Document
 from llm.data.prepare import Prepared
@@ -50,21 +51,29 @@ class Apart:
         self.account = replace(account, left_out=left_out)
 
 
-def shared(mine: Prepared, others: list[Prepared]) -> dict[int, int] | None:
-    """Training documents that others hold out: how many characters of each nobody does, by key.
+def shared(name: str, parts: Mapping[str, Prepared]) -> dict[int, int] | None:
+    """Training documents of a part that others hold out.
 
-    None where that is not known of a corpus that an earlier version prepared.
+    Refused where these are all.
+
+    Returns:
+        by key, how many characters of each nobody holds out; None where that is not known, as of a
+        corpus that an earlier version prepared
     """
     kept: dict[int, int] = {}
-    trained = mine.keys("train")
-    for other in others:
+    trained, cut = parts[name].keys("train"), parts[name].manifest.get("cut", {})
+    if trained is None:
+        return None
+    for other in (part for part_name, part in parts.items() if part_name != name):
         columns = [other.keys(split) for split in other.splits if split != "train"]
         known = [column for column in columns if column is not None]
-        if trained is None or len(known) < len(columns):
+        if len(known) < len(columns):
             return None
         for key in np.unique(among(trained, known)).tolist():
-            name = f"{key:016x}"
-            n_characters = other.manifest["cut"].get(name, 0)
-            if mine.manifest["cut"].get(name, math.inf) > n_characters:
+            n_characters = other.manifest["cut"].get(f"{key:016x}", 0)
+            if cut.get(f"{key:016x}", math.inf) > n_characters:
                 kept[key] = min(kept.get(key, n_characters), n_characters)
+    if kept and not any(kept.values()) and len(kept) == len(np.unique(trained)):
+        text = "all of its training text is held out by other parts"
+        raise Refused(f"{text}; leave it out, or give it no weight", f"data.parts.{name}")
     return kept

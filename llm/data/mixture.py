@@ -153,7 +153,9 @@ def _apart(mixture: Mixture, alone: dict[str, Prepared]) -> dict[str, Corpus]:
     """
     found: dict[str, Corpus] = {}
     for name, corpus in mixture.corpora.items():
-        kept = shared(alone[name], [part for other, part in alone.items() if other != name])
+        if not mixture.weights[name]:
+            continue
+        kept = shared(name, alone)
         if kept is None:
             text = "prepared by an earlier version, so it may train on what other parts hold out"
             print(f"{name}: {text}; delete {alone[name].folder} to find out", file=sys.stderr)
