@@ -8,6 +8,7 @@ Flags instead of key=value, since a prompt is free text. Heavy imports stand ins
 """
 
 import argparse
+import secrets
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -109,13 +110,8 @@ def _open(flags: argparse.Namespace) -> tuple["Session", str]:
         torch.set_num_threads(1)
     for caveat in caveats(run.model):
         print(f"({caveat})", file=sys.stderr)
-    generator = torch.Generator(run.model.embedding.device)
-    if flags.seed is None:
-        generator.seed()
-    else:
-        generator.manual_seed(flags.seed)
-    cuts = flags.prompt is None
-    conversation = Conversation(run.model, run.reading, generator, cuts)
+    seed = secrets.randbits(63) if flags.seed is None else flags.seed
+    conversation = Conversation(run.model, run.reading, seed, cuts=flags.prompt is None)
     sampling = Sampling(flags.max_tokens, flags.temperature, flags.top_k)
     at_terminal = flags.prompt is None and sys.stdin.isatty()
     return Session(conversation, sampling, at_terminal), _banner(run)

@@ -10,11 +10,10 @@ from llm.data.batches import IGNORED
 from llm.data.corpus import Document, Outside, Score
 from llm.data.prepare import prepare
 from llm.evaluate import acceptance, examination, examine
-from llm.generate.sampling import pick, sample_rows
 from llm.moe.alarm import CollapseAlarm
 from llm.tokenizer.bytes import Bytes
 from llm.tokenizer.words import Words
-from tests.toy_models import experts, randomised, reading, transformer
+from tests.toy_models import randomised, reading, transformer
 
 
 class TwoStates:
@@ -180,33 +179,3 @@ def test_acceptance_counts_what_the_source_accepts(tmp_path):
     sure = acceptance(model, how, 0, count=20)
     assert sure == {"val/accepted": 1.0, "val/accepted_chat": 1.0}
     assert model.training
-
-
-# What `acceptance` samples with
-
-
-def test_pick_draws_from_the_softmax():
-    logits = torch.tensor([[2.0, 1.0, 0.0, -1.0]]).expand(20_000, 4)
-    for temperature, top_k in ((1.0, None), (0.5, None), (2.0, 3), (1.0, 1), (1.0, 9)):
-        generator = torch.Generator().manual_seed(0)
-        ids, _ = pick(logits, temperature, top_k, generator)
-        expected = logits[0] / temperature
-        expected = expected.where(torch.arange(4) < (top_k or 4), -torch.inf).softmax(0)
-        share = torch.bincount(ids, minlength=4) / 20_000
-        torch.testing.assert_close(share, expected, atol=0.015, rtol=0)
-
-
-def test_rows_are_what_each_would_be_alone():
-    model = randomised(transformer(experts(4, 2), "rope")).eval()
-    generator = torch.Generator().manual_seed(0)
-    rows = sample_rows(model, [5], 5, 6, 1.0, 1, generator)  # greedy: all the same
-    context = [5]
-    for _ in range(12):
-        token = int(model(torch.tensor([context])).logits_BTV[0, -1].argmax())
-        if token == 5:
-            break
-        context.append(token)
-    assert rows == [context[1:]] * 6
-    again = [sample_rows(model, [5], 5, 4, 1.0, None, generator.manual_seed(7)) for _ in range(2)]
-    assert again[0] == again[1]
-    assert all(5 not in row and len(row) <= 12 for row in again[0])

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from llm.generate.sampling import sample_rows, stream
+from llm.generate.engine import Engine, Request
 from llm.layers import cross_entropy
 from tests.toy_models import (
     FEED_FORWARDS,
@@ -100,9 +100,7 @@ def test_no_state_is_carried_from_call_to_call(moe):
     first = [model(*call) for call in calls]
     before = {name: value.clone() for name, value in model.state_dict().items()}
     buffers = {name: value.clone() for name, value in model.named_buffers()}
-    generator = torch.Generator().manual_seed(0)
-    list(stream(model, [1, 2], 5, 1.0, None, generator))
-    sample_rows(model, [0], 0, 3, 1.0, 5, generator)
+    list(Engine(model, 3).generate([Request([1, 2], 5), Request([0], 9, top_k=5)] * 2))
     with pytest.raises(ValueError):
         model(tokens(1, 13))
     model.train()

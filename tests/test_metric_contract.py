@@ -13,7 +13,7 @@ from llm.data.batches import IGNORED
 from llm.data.corpus import Document
 from llm.data.prepare import prepare
 from llm.evaluate import examination, examine
-from llm.generate.sampling import sample_rows
+from llm.generate.engine import Engine, Request
 from llm.tokenizer.bytes import Bytes
 from llm.tokenizer.chars import Chars
 from tests.toy_models import FEED_FORWARDS, experts, randomised, reading, transformer
@@ -133,7 +133,7 @@ def test_auxiliary_losses_do_not_move_it(prepared, top_k):
         model = model_for(prepared, experts(4, top_k, balance_loss=balance, z_loss=z))
         results.append(examine(model, exam, reading_of(prepared)))
     assert results[0] == results[1] == results[2]
-    sample_rows(model.eval(), [0], 0, 3, 1.0, None, torch.Generator().manual_seed(0))
+    list(Engine(model.eval(), 3).generate([Request([0], 9)] * 3))
     model.train()
     rows = torch.from_numpy(exam.rows.tokens_RT)
     output = model(rows, rows)

@@ -8,10 +8,9 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-import torch
-
-from llm.generate.reader import Reader
-from llm.generate.sampling import check_length, stream
+from llm.data.batches import mix
+from llm.generate.engine import Engine
+from llm.generate.stream import check_length, stream
 from llm.model.transformer import Transformer
 from llm.reading import Reading
 from llm.tokenizer.base import well_formed
@@ -70,17 +69,17 @@ class Conversation:
         self,
         model: Transformer,
         reading: Reading,
-        generator: torch.Generator,
+        seed: int,
         cuts: bool = True,
     ):
         self.reading, self.dialogue = reading, reading.dialogue
         self.turns: list[Turn] = []
         self.forgotten = 0  # of these turns, so many are no longer in the context
         self.overflowed = False  # during the last answer: something is no longer in the context
-        self.max_len = model.max_seq_len
+        self._engine = Engine(model, 1, allowed_V=reading.allowed_V)
+        self.max_len = self._engine.max_len
         self.cuts = cuts
-        self._model, self._tokenizer, self._generator = model, reading.tokenizer, generator
-        self._reader = Reader(model)
+        self._tokenizer, self._seed, self._answers = reading.tokenizer, seed, 0
         self._ids: list[list[int]] = []  # of each turn that is over
 
     def reset(self) -> None:
@@ -124,17 +123,16 @@ class Conversation:
         said = ""  # everything so far, the first `shown` characters of it yielded
         shown = 0
         self.turns.append(turn)
+        self._answers += 1
         try:
             tokens = stream(
-                self._model,
+                self._engine,
                 context,
                 sampling.max_tokens,
                 sampling.temperature,
                 sampling.top_k,
-                self._generator,
-                reader=self._reader,
-                shorten=self._shorten,
-                allowed_V=self.reading.allowed_V,
+                mix(self._seed, self._answers),
+                self._shorten,
             )
             for token, probability in tokens:
                 if token == self._tokenizer.eot:

@@ -87,7 +87,7 @@ class Experts(nn.Module):
             experts_NK = experts_NK.where(kept_NK, -1)
         chosen = experts_NK.tolist()
         gate_NE = x_ND.new_zeros(len(x_ND), self.n_experts)
-        gate_NE.scatter_(1, experts_NK.clamp_min(0), weights_NK.to(x_ND.dtype), reduce="add")
+        gate_NE.scatter_add_(1, experts_NK.clamp_min(0), weights_NK.to(x_ND.dtype))
         y_ND = torch.zeros_like(x_ND)
         for expert in sorted({e for of_token in chosen for e in of_token if e >= 0}):
             if len(x_ND) <= _FEW:

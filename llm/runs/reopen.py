@@ -1,5 +1,6 @@
 """A finished (or unfinished) run, opened for use."""
 
+import secrets
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ from llm.config.errors import Refused
 from llm.config.instantiate import instantiate
 from llm.evaluate import examine, text_examination
 from llm.generate import MAX_TOKENS, TEMPERATURE, TOP_K
-from llm.generate.sampling import stream
+from llm.generate.engine import Engine
+from llm.generate.stream import stream
 from llm.model.transformer import Transformer
 from llm.reading import Reading
 from llm.runs import checkpoint
@@ -77,12 +79,10 @@ class OpenRun:
         Raises:
             Refused: the text is longer than the model's context
         """
-        reading, device = self.reading, self.model.embedding.device
-        prompt = reading.prompt(self.tokenizer.encode(text))
-        generator = torch.Generator(device)
-        generator.seed() if seed is None else generator.manual_seed(seed)
-        settings = (max_tokens, temperature, top_k, generator)
-        drawn = stream(self.model, prompt, *settings, allowed_V=reading.allowed_V)
+        engine = Engine(self.model, 1, allowed_V=self.reading.allowed_V)
+        seed = secrets.randbits(63) if seed is None else seed
+        prompt = self.reading.prompt(self.tokenizer.encode(text))
+        drawn = stream(engine, prompt, max_tokens, temperature, top_k, seed)
         tokens = (token for token, _ in drawn)
         return self.tokenizer.decode(list(takewhile(lambda t: t != self.tokenizer.eot, tokens)))
 

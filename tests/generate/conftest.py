@@ -1,5 +1,7 @@
 """A model that says what it is told to."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -17,22 +19,26 @@ class Parrot:
 
     def __init__(self, tokenizer: Tokenizer, replies: dict[str, str], max_seq_len: int = 256):
         self.tokenizer, self.replies, self.max_seq_len = tokenizer, replies, max_seq_len
-        self.embedding = torch.zeros(1)
+        self.embedding = torch.zeros(tokenizer.vocab_size, dtype=torch.bfloat16)
+        self.position = SimpleNamespace(limit=None)
         self.seen: list[int] = []
         self.read = 0
 
-    def cache(self, batch_size: int, max_len: int) -> KVCache:
-        return KVCache([], batch_size, max_len)
+    def parameters(self):
+        return iter(())
 
-    def __call__(self, tokens_BT: torch.Tensor, cache: KVCache, last_only: bool) -> Output:
-        ids = tokens_BT[0].tolist()
+    def cache(self, rows: int, max_len: int) -> KVCache:
+        return KVCache([], rows, max_len)
+
+    def __call__(self, tokens_BT: torch.Tensor, cache: KVCache, last_only: bool = False) -> Output:
+        ids = tokens_BT[0].tolist()[: cache.counts[0]]
         self.read += len(ids)
         self.seen = [*self.seen[: cache.length], *ids]
         assert len(self.seen) <= self.max_seq_len
         cache.advance(len(ids))
         logits_V = torch.zeros(self.tokenizer.vocab_size)
         logits_V[self._next()] = 20.0
-        return Output(logits_BTV=logits_V.expand(1, len(ids), -1))
+        return Output(logits_BTV=logits_V.expand(1, 1, -1))
 
     @property
     def context(self) -> str:

@@ -14,7 +14,7 @@ from llm.data import beginnings
 from llm.data.corpus import Document
 from llm.data.mixture import PreparedMixture
 from llm.data.prepare import prepare
-from llm.generate.sampling import pick, sample_rows
+from llm.generate.engine import Engine, Request
 from llm.tokenizer.bytes import Bytes
 from tests.toy_models import VOCAB, experts, randomised, transformer
 
@@ -67,25 +67,22 @@ def test_ids_are_those_of_the_training_text(tmp_path, monkeypatch):
 @pytest.mark.parametrize("temperature", [0, 0.1, 2.0])
 @pytest.mark.parametrize("top_k", [None, 1, 4, 100])
 def test_nothing_else_is_drawn(temperature, top_k):
-    generator = torch.Generator().manual_seed(0)
-    logits_BV = 3 * torch.randn(500, 8, generator=generator)
-    allowed_V = torch.tensor([False, True, False, False, True, True, False, False])
-    ids_B, probabilities_B = pick(logits_BV, temperature, top_k, generator, allowed_V)
-    assert set(ids_B.tolist()) == {1, 4, 5}
-    truth_B = logits_BV.softmax(-1).gather(1, ids_B[:, None])[:, 0]  # the model's own
-    torch.testing.assert_close(probabilities_B, truth_B)
-
-
-def test_rows_go_on_from_a_prompt_to_the_end_of_the_context():
-    model = randomised(transformer(experts(4, 2), "rope")).eval()
-    generator = torch.Generator()
-    prompt, allowed_V = [1, 2, 3], torch.arange(VOCAB) < 5
-    rows = sample_rows(model, prompt, 19, 3, 0, None, generator, allowed_V)
-    context = list(prompt)
-    while len(context) <= model.max_seq_len:
-        logits_V = model(torch.tensor([context])).logits_BTV[0, -1]
-        context.append(int(logits_V[:5].argmax()))
-    assert rows == [context[3:]] * 3
+    model, allowed_V = (
+        randomised(transformer(experts(4, 2), "rope")).eval(),
+        torch.arange(VOCAB) < 5,
+    )
+    engine = Engine(model, 3, allowed_V=allowed_V)
+    requests = [Request([1, 2, 3], 99, temperature, top_k, key=key) for key in range(3)]
+    for answer in engine.generate(requests):
+        assert set(answer.tokens) <= set(range(5))
+        assert answer.reason == "context" and len(answer.tokens) == model.max_seq_len - 2
+        if temperature == 0:
+            context = [1, 2, 3]
+            for token, logprob in zip(answer.tokens, answer.logprobs, strict=True):
+                logits_V = model(torch.tensor([context])).logits_BTV[0, -1]
+                assert token == int(logits_V[:5].argmax())
+                assert logprob == pytest.approx(float(logits_V.log_softmax(-1)[token]), abs=1e-4)
+                context.append(token)
 
 
 def test_samples_and_chat_of_a_run_keep_to_both(llm_train, toy_text):

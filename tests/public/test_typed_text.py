@@ -4,7 +4,6 @@ import io
 from types import SimpleNamespace
 
 import pytest
-import torch
 
 from llm.config.errors import Refused
 from llm.data.corpus import Dialogue
@@ -18,31 +17,26 @@ SAMPLING = Sampling(max_tokens=1, temperature=0, top_k=None)
 
 
 class Deaf:
-    """A model of 16 places that ends every text at once, and knows what it was given."""
+    """Writes within 16 places, ends every text at once, and knows what it was given."""
 
-    def __init__(self, eot: int = 0, vocab_size: int = 257):
-        self.max_seq_len, self.embedding = 16, torch.zeros(1)
-        self.given: list[int] = []
-        self.logits_V = torch.nn.functional.one_hot(torch.tensor(eot), vocab_size).float()
+    max_len = 16
+    given: list[int]
 
 
 @pytest.fixture
 def session(monkeypatch):
     def made(tokenizer=None, dialogue=None, cuts=True) -> Session:
         tokenizer = tokenizer or Bytes()
-        model = Deaf(tokenizer.eot, tokenizer.vocab_size)
+        model = Deaf()
 
-        class Reader:
-            def __init__(self, model):
-                self.model, self.max_len = model, model.max_seq_len
+        def stream(engine, context, *settings):
+            model.given = list(context)
+            yield tokenizer.eot, 1.0
 
-            def read(self, ids):
-                self.model.given = list(ids)
-                return self.model.logits_V[None]
-
-        monkeypatch.setattr("llm.generate.conversation.Reader", Reader)
+        monkeypatch.setattr("llm.generate.conversation.stream", stream)
+        monkeypatch.setattr("llm.generate.conversation.Engine", lambda *_, **__: model)
         how = reading(tokenizer, corpus=SimpleNamespace(dialogue=dialogue))
-        talk = Conversation(model, how, torch.Generator(), cuts)
+        talk = Conversation(model, how, 0, cuts)
         return Session(talk, SAMPLING, at_terminal=False)
 
     return made
@@ -54,7 +48,7 @@ def read_by(session: Session, typed: bytes | str, monkeypatch) -> tuple[str, lis
     stdin = io.TextIOWrapper(io.BytesIO(data), "utf-8", "surrogateescape", newline="")
     monkeypatch.setattr("sys.stdin", stdin)
     session.run("banner")
-    ids = session.conversation._model.given
+    ids = session.conversation._engine.given
     return session.conversation._tokenizer.decode(ids), ids
 
 
