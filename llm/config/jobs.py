@@ -214,7 +214,7 @@ class Jobs:
 
     def label(self, overrides: list[str]) -> str:
         """What tells this job from the others of its sweep."""
-        return " ".join(o for o in overrides if o.split("=")[0] in self.swept)
+        return shlex.join(o for o in overrides if o.split("=")[0] in self.swept)
 
     def typed_groups(self, overrides: list[str]) -> list[str]:
         own = {text.partition("=")[0] for text in overrides}
@@ -384,8 +384,7 @@ class Jobs:
             counts = f"{refused} refused, {failed} failed"
             print(f"{self.command}: of {len(codes)} jobs {counts}: {outcomes}", file=sys.stderr)
         if 0 in codes and self.command == "llm.train":
-            told = f"what was learnt: {invocation('llm.report', self.folder)}"
-            print(told, file=sys.stderr)
+            print(f"what was learnt: {invocation('llm.report', self.folder)}", file=sys.stderr)
         return 1 if failed else 2 if refused else 0
 
 

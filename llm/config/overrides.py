@@ -7,11 +7,20 @@ judges keys, wherever they were written.
 """
 
 import re
+import shlex
 from dataclasses import dataclass, replace
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob, IntervalSweep, Override, OverrideType, Sweep
+from hydra.core.override_parser.types import (
+    Glob,
+    IntervalSweep,
+    Override,
+    OverrideType,
+    Quote,
+    QuotedString,
+    Sweep,
+)
 from hydra.errors import HydraException
 
 from llm.config import space
@@ -75,6 +84,13 @@ def as_typed(for_hydra: str) -> str:
     return f"{key}{equals}{value}"
 
 
+def of_text(key: str, text: str) -> str:
+    """The override that sets `key` to just this text, quoted for Hydra and for the shell."""
+    if text.count("${") > text.count("}"):  # no reference to another key
+        text = text.replace("${", r"\${")
+    return shlex.quote(f"{key}={QuotedString(text, Quote.double).with_quotes()}")
+
+
 def search_path(texts: list[str]) -> list[str]:
     """The folders that `hydra.searchpath=[…]` adds, another spelling of --config-dir."""
     listed = [parse_value(_SEARCH_PATH.sub("", t)) for t in texts if _SEARCH_PATH.match(t)]
@@ -98,10 +114,10 @@ def _read(text: str, choices: Choices, multirun: bool) -> Typed:
         form = space.form_of(name, value)
         if form:
             raise Refused(f"{text}: write {form}") from None
-        quoted = value.strip("'\"[]{}") or "VALUE"
         guess = nearest(name, [*choices.groups, *choices.keys])
         hint = f"; did you mean {guess}=VALUE?" if guess else ""
-        hint = f"; quote special characters: '{name}=\"{quoted}\"'" if equals else hint
+        if equals and re.fullmatch(r"[+~]*[\w/.$-]+", name):
+            hint = f"; quote special characters: {of_text(name, value)}"
         raise Refused(f"{text}: is no key=value{hint}") from None
     key = override.key_or_group
     if key in ("", "hydra"):
@@ -114,7 +130,7 @@ def _read(text: str, choices: Choices, multirun: bool) -> Typed:
         return Typed(text, text, key, False, [])
     if key.startswith("hydra.sweeper.params"):
         itself = text.lstrip("+").removeprefix("hydra.sweeper.params").lstrip(".=") or "KEY=A,B"
-        raise Refused(f"{text}: that is for YAML files; write {itself}")
+        raise Refused(f"{text}: that is for YAML files; write {shlex.quote(itself)}")
     if key.startswith("hydra."):  # Hydra refuses a key of its own that it lacks, but not behind +
         is_open = key.split(".")[1] in HYDRA_OPEN
         return Typed(text, text if is_open else text.lstrip("+"), key, False, [])
@@ -128,7 +144,9 @@ def _read(text: str, choices: Choices, multirun: bool) -> Typed:
     values = _values(override, choices.groups.get(key, []))
     sweep: Any = override.value() if override.is_sweep_override() else None
     if override.is_sweep_override() and not multirun:
-        list_form = f" or {key}=[{text.partition('=')[2]}] for a list" if len(values) > 1 else ""
+        as_list = shlex.quote(f"{key}=[{','.join(values)}]")
+        takes_list = len(values) > 1 and key not in choices.groups
+        list_form = f" or {as_list} for a list" if takes_list else ""
         list_form = " and hydra/sweeper=optuna" if space.is_interval(sweep) else list_form
         raise Refused(f"{text}: several values make a sweep; add -m,{list_form}".rstrip(","))
     space.check(text, sweep)

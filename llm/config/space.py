@@ -8,6 +8,7 @@ it reads is refused here, or put in words of which they make what was typed.
 
 import math
 import re
+import shlex
 from typing import Any
 
 from hydra.core.override_parser.types import IntervalSweep, RangeSweep
@@ -30,7 +31,7 @@ def form_of(name: str, value: str) -> str | None:
     for word in reversed(re.findall(r"(\w+)\(", value)):  # the inner one first
         meant = word if word in _FORMS else nearest(word, _FORMS)
         if meant is not None:
-            return f"{name}={_FORMS[meant]}"
+            return shlex.quote(f"{name}={_FORMS[meant]}")
     return None
 
 

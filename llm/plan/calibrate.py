@@ -4,6 +4,7 @@ They are kept under `outputs/calibration`, apart from the runs, and share the pr
 """
 
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -50,7 +51,7 @@ def measure(jobs: Jobs, trials: Sequence[Trial], outputs: Path) -> None:
     others = [f"--config-dir={other}" for other in jobs.choices.others[:1]]
     common = set.intersection(*(set(t.overrides) for t in trials)) if len(trials) > 1 else set()
     for i, trial in enumerate(trials, start=1):
-        label = " ".join(word for word in trial.overrides if word not in common)
+        label = shlex.join(word for word in trial.overrides if word not in common)
         print(f"calibrating {i} of {len(trials)}: {label}", file=sys.stderr)
         given = [override for override in trial.overrides if not _replaced(override)]
         given += [f"outputs={folder}", "tracking=none"]

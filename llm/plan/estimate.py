@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -134,7 +135,7 @@ class Planner:
             account.params_active,
             account.params_total,
             config["compare"],
-            frozenset([job_words(planned.label.split())]),
+            frozenset([job_words(shlex.split(planned.label))]),
         )
 
 

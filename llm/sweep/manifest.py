@@ -8,6 +8,7 @@ from typing import Any
 
 from llm.config.jobs import Jobs
 from llm.config.outcome import Outcome
+from llm.config.overrides import as_typed
 from llm.runs.files import write_json
 from llm.sweep.task import Task
 
@@ -54,7 +55,7 @@ def numbers(
         return list(range(first, first + len(job_overrides)))
     taken = {frozenset(told["overrides"]): int(told["job"]) for told in known}
     free = itertools.count(max(taken.values(), default=-1) + 1)
-    keys = [frozenset(text.lstrip("+") for text in overrides) for overrides in job_overrides]
+    keys = [frozenset(map(as_typed, overrides)) for overrides in job_overrides]
     return [taken.pop(key) if key in taken else next(free) for key in keys]
 
 

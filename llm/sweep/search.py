@@ -10,6 +10,7 @@ failed by an accident, come before anything new: the same job, whose run goes on
 import json
 import math
 import os
+import shlex
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from llm.config.errors import Refused
+from llm.config.overrides import as_typed
 
 
 @contextmanager
@@ -111,11 +113,11 @@ def _best(found: Any, folder: Path) -> str | None:
     if not any(math.isfinite(trial.value) for trial in done):
         return None
     best = min(done, key=lambda trial: trial.value)
-    drawn = [f"{key.lstrip('+')}={value}" for key, value in best.params.items()]
+    drawn = [as_typed(f"{key}={value}") for key, value in best.params.items()]
     runs = [
         told["run"]
         for told in map(json.loads, (folder / "jobs.jsonl").read_text().splitlines())
         if told["run"] and set(drawn) <= set(told["overrides"])
     ]
     where = f": {runs[-1]}" if runs else ""
-    return f"best of {len(done)} trials: val/loss {best.value:.4f} with {' '.join(drawn)}{where}"
+    return f"best of {len(done)} trials: val/loss {best.value:.4f} with {shlex.join(drawn)}{where}"
