@@ -249,7 +249,7 @@ def read(text: Path, vocab: int) -> list[int]:
     """The text's ids: bytes where the vocabulary has no room for GPT-2's."""
     if vocab == 256:
         return list(text.read_bytes())
-    return GPT2().encode(text.read_text()).tolist()
+    return GPT2().encode(text.read_text())
 
 
 def main() -> None:

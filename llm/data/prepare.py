@@ -156,11 +156,21 @@ def _prepare(
             os.replace(working, folder)
             journal.unlink()
             print(f"{name}: {account_of(read_manifest(folder))}", file=sys.stderr)
+            _tell_unknown(Prepared(folder, read_manifest(folder)), tokenizer, name)
         # The module that the command line chose may be named by the vocabulary, too.
         prepared = open_prepared(folder, (type(tokenizer).__module__,))
     if prepared.fingerprint != mark:
         raise _damaged(folder, "manifest.json", "is of another corpus")
     return prepared
+
+
+def _tell_unknown(prepared: Prepared, tokenizer: Tokenizer, name: str) -> None:
+    """One line where the vocabulary lacks characters of the text that was prepared."""
+    unknown = getattr(tokenizer, "unk", None)
+    if unknown is not None:
+        n = sum(int((prepared.tokens(split) == unknown).sum()) for split in prepared.splits)
+        if n:
+            print(f"{name}: {n:,} characters are not in the vocabulary", file=sys.stderr)
 
 
 def _alone(lock: Path, name: str) -> Any:

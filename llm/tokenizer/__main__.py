@@ -37,12 +37,11 @@ def show(job: Job) -> None:
     tokenizer = prepared.tokenizer
 
     pieces = [tokenizer.token_bytes(i) for i in range(tokenizer.vocab_size)]
-    lengths = np.array([len(piece) for piece in pieces])
     print(f"vocabulary     {tokenizer.vocab_size:,} ids ({job.chosen['tokenizer']})")
     for name, part in parts.items():
         counts = np.bincount(part.tokens("val"), minlength=tokenizer.vocab_size)
         counts[tokenizer.eot] = 0
-        n_tokens, n_bytes = int(counts.sum()), int(counts @ lengths)
+        n_tokens, n_bytes = int(counts.sum()), part.manifest["splits"]["val"]["bytes"]
         where = f"the validation split{f' of {name}' if name else ''}"
         print(
             f"bytes a token  {n_bytes / n_tokens:.3f} on {where}: {n_bytes:,} bytes, "

@@ -129,6 +129,7 @@ def test_find_batch_tries_the_program_that_trains_and_caps_evaluation(llm_train,
     ended = llm_train(*settings, "hardware.find_batch=true", "train.budget=1steps")
     assert ended.code == 0, ended.err
     assert evaluated == [1]
+    assert json.loads((ended.folder / "run.json").read_text())["reading"]["eval_rows"] == 1
 
 
 def test_the_peak_is_measured_once_for_a_device(tmp_path, monkeypatch):

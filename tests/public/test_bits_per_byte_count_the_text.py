@@ -54,9 +54,10 @@ class Lacking:
         yield Document("b東c", "val")
 
 
-def test_a_split_of_unknown_characters_is_as_long_as_its_text(tmp_path):
+def test_a_split_of_unknown_characters_is_as_long_as_its_text(tmp_path, capsys):
     """A part of it has no bits per byte: of ids alone nobody can say how long the text was."""
     prepared = prepare(Lacking(), Chars(), {}, "lacking", tmp_path)
+    assert "lacking: 2 characters are not in the vocabulary\n" in capsys.readouterr().err
     how = reading(prepared.tokenizer)
     model = randomised(transformer(vocab_size=prepared.tokenizer.vocab_size))
     whole = examination(prepared, how, None)
