@@ -170,14 +170,14 @@ def _prepared(run: "OpenRun", plugins: list[str]) -> "Prepared | PreparedMixture
     from llm.data.mixture import find_prepared
     from llm.prepare import prepare_data
 
-    outputs, mark = run.folder.parent.parent, run.facts["data_fingerprint"]
-    found = find_prepared(outputs / "data", mark, run.config["data"], tuple(plugins))
+    outputs = run.folder.parent.parent
+    found = find_prepared(outputs / "data", run.facts, run.config["data"], tuple(plugins))
     if found is not None:
         return found
     config = {**run.config, "outputs": str(outputs), "plugins": plugins}
     chosen = run.facts.get("chosen", {"data": "data", "tokenizer": "tokenizer"})
     _, prepared = prepare_data(Job(Validated(config, {}, chosen, [])))
-    if prepared.fingerprint != mark:
+    if prepared.fingerprint != run.facts["data_fingerprint"]:
         raise Failed("the run's data is not what it was: text that is on this machine has changed")
     return prepared
 

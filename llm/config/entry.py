@@ -49,6 +49,8 @@ def in_process(command: str, task: Callable[[Job], Any], overrides: Sequence[str
     Args:
         overrides: settings as they are typed, key=value
     """
+    if isinstance(overrides, str):
+        raise Refused(f"{command} takes a list of settings: [{overrides!r}]")
     flags = [text for text in overrides if text.startswith("-")]
     if flags:
         raise Refused(f"{flags[0]}: {command} takes settings alone, written key=value")

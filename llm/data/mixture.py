@@ -1,10 +1,9 @@
 """Several corpora in stated proportions: prepared apart, with one tokenizer, and read together."""
 
 import hashlib
-import itertools
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -173,26 +172,27 @@ def fingerprint_of(parts: dict[str, str]) -> str:
 
 
 def find_prepared(
-    root: Path, mark: str, node: dict[str, Any], plugins: tuple[str, ...] = ()
+    root: Path,
+    facts: Mapping[str, Any],
+    node: Mapping[str, Any],
+    plugins: tuple[str, ...] = (),
 ) -> Prepared | PreparedMixture | None:
-    """The prepared corpus of this fingerprint, None where it is not there. No text is opened.
+    """A run's prepared corpus by its fingerprint, None where it is gone. No text is opened.
 
     Args:
         root: `outputs/data`
-        mark: the fingerprint
+        facts: the run's, which know the parts of a mixture (older ones do not)
         node: the config's `data`
         plugins: modules beside `llm.tokenizer` that the tokenizer may be from
     """
-    if node["_target_"] != f"{Mixture.__module__}.{Mixture.__qualname__}":
-        found = next(iter(root.glob(f"*-{mark}")), None)
-        return None if found is None else preparation.open_prepared(found, plugins)
-    parts = {name: part for name, part in sorted(node["parts"].items()) if part is not None}
-    for folders in itertools.product(*(sorted(root.glob(f"{name}-*")) for name in parts)):
-        chosen = dict(zip(parts, folders, strict=True))
-        if fingerprint_of({n: f.name.rpartition("-")[2] for n, f in chosen.items()}) == mark:
-            opened = {n: preparation.open_prepared(f, plugins) for n, f in chosen.items()}
-            return PreparedMixture(opened, {n: part["weight"] for n, part in parts.items()})
-    return None
+    marks = facts.get("data_parts", {"": facts["data_fingerprint"]})
+    folders = {name: next(iter(root.glob(f"*-{mark}")), None) for name, mark in marks.items()}
+    found = {n: open_prepared(f, plugins) for n, f in folders.items() if f is not None}
+    if len(found) < len(marks):
+        return None
+    if "data_parts" not in facts:
+        return found[""]
+    return PreparedMixture(found, {name: node["parts"][name]["weight"] for name in found})
 
 
 def _vocabulary(mixture: Mixture, node: dict[str, Any], name: str, root: Path) -> Path:

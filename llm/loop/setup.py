@@ -90,6 +90,7 @@ def prepare_run(job: Job, world: "World | None" = None) -> Setup:
         prepared.fingerprint,
         None if start is None else (start.name, start.fingerprint),
     )
+    parts = {n: part.fingerprint for n, part in getattr(prepared, "parts", {}).items()}
     claimed: list[Run] = []
 
     def decide() -> dict[str, Any]:
@@ -99,6 +100,7 @@ def prepare_run(job: Job, world: "World | None" = None) -> Setup:
             **code_facts(*packages(plugins)),
             "data_fingerprint": prepared.fingerprint,
             "text_fingerprint": prepared.text_fingerprint,
+            **({"data_parts": parts} if parts else {}),
             "sweep": job.sweep,
             "host": platform.node(),
             "chosen": {group: o for group, o in names.items() if not group.startswith("hydra/")},

@@ -79,7 +79,7 @@ def lacking(tokenizer: Tokenizer, text: str) -> list[str]:
     unknown = getattr(tokenizer, "unk", None)
 
     def is_whole(part: str) -> bool:
-        ids = tokenizer.encode(part)
+        ids = array_of(tokenizer, part)
         return unknown not in ids and tokenizer.decode(ids) == part
 
     text = well_formed(text)

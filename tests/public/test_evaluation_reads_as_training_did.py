@@ -129,9 +129,7 @@ def counted(run, ids, limit):
 @pytest.mark.parametrize("run", ["fp32", "fp16"], indirect=True)
 def test_other_splits_agree_with_an_independent_count(run, judged, split):
     """Of a model whose documents are masked, each document is read by itself."""
-    prepared = find_prepared(
-        Path("outputs/data"), run.facts["data_fingerprint"], run.config["data"]
-    )
+    prepared = find_prepared(Path("outputs/data"), run.facts, run.config["data"])
     ids = prepared.tokens(split).tolist()
     metrics, _ = judged(str(run.weights), "--split", split, "--tokens", "250")
     nats = counted(run, ids, 250)

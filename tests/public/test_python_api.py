@@ -50,6 +50,7 @@ def test_fit_is_the_command(fit, llm_train):
         ("moe=dens", "moe=dens"),
         ("train.batch_sise=3", "train.batch_sise"),
         ("model.n_heads=3", "model.n_heads"),
+        ("moe=dense,topk", "moe=dense,topk"),
         ("--multirun", "--multirun: llm.fit takes settings alone, written key=value"),
     ],
 )
@@ -57,6 +58,11 @@ def test_refusals_are_raised(fit, override, line):
     with pytest.raises(Refused) as refusal:
         fit(override)
     assert line in str(refusal.value)
+
+
+def test_settings_are_a_list():
+    with pytest.raises(Refused, match=r"llm.fit takes a list of settings: \['model=nano'\]"):
+        llm.fit("model=nano")
 
 
 def test_importing_it_costs_no_torch():
