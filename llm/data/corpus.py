@@ -16,7 +16,7 @@ class Document(NamedTuple):
 
     `more` says that the next `Document` goes on with this text: so nobody has to hold a long one.
     It is cut where `llm.data.texts` cuts, which no tokenizer of the house notices. `key` is
-    `llm.data.survey.key_of` the whole text where this is a part of it that became a document.
+    the hash of the whole text (`llm.data.survey.key_of`), given where this may be a part of it.
     """
 
     text: str

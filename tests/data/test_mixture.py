@@ -12,6 +12,7 @@ from llm.config.instantiate import instantiate
 from llm.data.batches import IGNORED
 from llm.data.corpus import Document
 from llm.data.mixture import Mixture, Part, prepare_parts, training_order
+from llm.data.prepare import Prepared
 from llm.evaluate import examination, examine
 from llm.tokenizer.bpe import BPE
 from llm.tokenizer.bytes import Bytes
@@ -72,6 +73,16 @@ def test_tokens_are_read_in_proportion(tmp_path):
         for name in "ab"
     }
     assert (of["a"].sum(), of["b"].sum()) == (12, 28)
+
+
+def test_a_part_of_an_earlier_version_may_share_text_and_says_so(tmp_path, monkeypatch, capsys):
+    prepare_parts(mixture(a=1, b=1), Bytes(), NODE, ("m", "bytes"), tmp_path)
+    assert "earlier version" not in capsys.readouterr().err
+    monkeypatch.setattr(Prepared, "keys", lambda self, split: None)
+    prepare_parts(mixture(a=1, b=1), Bytes(), NODE, ("m", "bytes"), tmp_path)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line[0] for line in lines] == ["a", "b"]
+    assert all("prepared by an earlier version" in line and "; delete " in line for line in lines)
 
 
 class Even(torch.nn.Module):
