@@ -11,14 +11,12 @@ from functools import cache
 from typing import Any
 
 from hydra import compose, initialize_config_dir
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.initialize import get_gh_backup, restore_gh_from_backup
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from llm.config.choices import Choices
+from llm.config.hydra_private import apply_overrides, set_aside
 
 
 class Composer:
@@ -36,14 +34,9 @@ class Composer:
     @contextmanager
     def opened(self) -> Iterator[None]:
         """Let Hydra read the folders, within a Hydra that is at work or not; then `job` works."""
-        outer = get_gh_backup()
-        GlobalHydra.instance().clear()
         folder = str(self.choices.conf)
-        try:
-            with initialize_config_dir(folder, version_base="1.3", job_name="sweep"):
-                yield
-        finally:
-            restore_gh_from_backup(outer)
+        with set_aside(), initialize_config_dir(folder, version_base="1.3", job_name="sweep"):
+            yield
 
     def job(self, overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
         """The plain config of these overrides, as Hydra takes them, and the options in it.
@@ -60,7 +53,7 @@ class Composer:
         composed, chosen = self._of_options[options]
         config = composed.copy()
         values = [_parsed(text) for text in overrides if _sets_value(text)]
-        ConfigLoaderImpl._apply_overrides_to_config(values, config)
+        apply_overrides(values, config)
         return plain(config), chosen
 
     def hydra(self, overrides: Sequence[str]) -> DictConfig:

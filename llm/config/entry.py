@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra.core.global_hydra import GlobalHydra
-from hydra.initialize import get_gh_backup, restore_gh_from_backup
 from omegaconf import DictConfig
 
+from llm.config import hydra_private
 from llm.config import overrides as override_reading
 from llm.config.choices import Choices
 from llm.config.command import exit_code
@@ -54,14 +53,13 @@ def in_process(command: str, task: Callable[[Job], Any], overrides: Sequence[str
     flags = [text for text in overrides if text.startswith("-")]
     if flags:
         raise Refused(f"{flags[0]}: {command} takes settings alone, written key=value")
-    arguments, outer = sys.argv, get_gh_backup()
-    GlobalHydra.instance().clear()
+    arguments = sys.argv
     sys.argv = [command, *overrides]  # which Hydra reads
     try:
-        _run(command, task, read_flags(list(overrides)))
+        with hydra_private.set_aside():
+            _run(command, task, read_flags(list(overrides)))
     finally:
         sys.argv = arguments
-        restore_gh_from_backup(outer)
 
 
 def choices_of(flags: argparse.Namespace) -> Choices:
@@ -126,9 +124,7 @@ def _run_jobs(flags: argparse.Namespace, choices: Choices, jobs: Jobs) -> int:
 
 def read_flags(arguments: list[str]) -> argparse.Namespace:
     """Hydra's flags, also between overrides; Refused where argparse would print its usage."""
-    from hydra._internal.utils import get_args_parser  # private, but its flags are not
-
-    parser = get_args_parser()
+    parser = hydra_private.flags_parser()
     if "--version" in arguments:  # would print Hydra's and leave
         return argparse.Namespace(**{**vars(parser.parse_args([])), "version": True})
     parser.error = _refuse_flag  # type: ignore[method-assign]
@@ -170,23 +166,10 @@ def _hydra(
     task: Callable[[DictConfig], Any],
 ) -> None:
     """Hydra with these flags and overrides, its exceptions coming through."""
-    from hydra._internal.hydra import Hydra  # private
-
     arguments = []
     for name in ("hydra_help", "shell_completion", "multirun", "cfg", "resolve", "package", "info"):
         value = getattr(flags, name)
         if value:
             arguments += [f"--{name.replace('_', '-')}", *([] if value is True else [value])]
     sys.argv[1:] = [*arguments, *overrides]
-    decorate = hydra.main(
-        version_base="1.3", config_path=str(choices.conf), config_name=choices.top
-    )
-    before = os.environ.get("HYDRA_FULL_ERROR", "0")
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    # It composes everything once more (0.4 s) only to find hydra.mode, which the flags say.
-    get_mode, Hydra.get_mode = Hydra.get_mode, lambda *_, **__: None  # type: ignore[method-assign]
-    try:
-        decorate(task)()
-    finally:
-        Hydra.get_mode = get_mode  # type: ignore[method-assign]
-        os.environ["HYDRA_FULL_ERROR"] = before
+    hydra_private.run(task, str(choices.conf), choices.top)

@@ -25,20 +25,13 @@ from llm.config.choices import Choices
 from llm.config.compose import Composer, plain
 from llm.config.environment import invocation
 from llm.config.errors import Refused
+from llm.config.hydra_private import BASIC_LAUNCHER, GRID_SWEEPERS
 from llm.config.outcome import Job, Outcome, SweepJob, as_problem, perform, report_problem
 from llm.config.overrides import Typed, as_typed
 from llm.config.plain import MISTAKES, one_line
 from llm.config.study import Sweep, chosen_study, with_study
 
 __all__ = ["Job", "Jobs"]
-
-#: The launcher that runs the jobs in this very process, one after another.
-_BASIC = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
-#: The sweeper whose jobs are known before the first begins.
-_GRIDS = (
-    "hydra_plugins.llm_grid.GridSweeper",
-    "hydra._internal.core_plugins.basic_sweeper.BasicSweeper",
-)
 
 
 class Jobs:
@@ -258,7 +251,7 @@ class Jobs:
     @property
     def draws(self) -> bool:
         """Whether it is a search, whose sweeper chooses each job by what came of others."""
-        return self.sweeper.get("_target_", _GRIDS[0]) not in _GRIDS
+        return self.sweeper.get("_target_", GRID_SWEEPERS[0]) not in GRID_SWEEPERS
 
     def check_sweep(self) -> Path:
         """Refuse a sweep's mistakes before its first job; returns where its outcomes will be.
@@ -275,7 +268,7 @@ class Jobs:
                 self.typed = [self._as_drawn(override, composer) for override in self.typed]
         rules = first.raw["run"]
         self.restarts = rules["existing"] == "restart"
-        if self.launcher != _BASIC:
+        if self.launcher != BASIC_LAUNCHER:
             from llm.sweep.snapshot import freeze
 
             if os.environ.get("WORLD_SIZE", "1") != "1":
