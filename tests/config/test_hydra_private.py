@@ -38,7 +38,7 @@ def test_overrides_are_applied_as_while_composing():
     given = [
         "seed=7",
         "+optimizer.lr_factors.head=0.5",
-        "~tracking.project",
+        "~train.z_loss",
         "model.window=[3,null]",
     ]
     with hydra_private.set_aside(), initialize_config_dir(str(conf_folder()), version_base="1.3"):
