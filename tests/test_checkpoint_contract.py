@@ -15,8 +15,8 @@ from experiments.crash.plug import Command
 from llm.config.errors import Failed, Refused
 from llm.runs import checkpoint
 from llm.runs.directory import Run
-from llm.runs.keeper import Keeper
 from llm.train import train
+from llm.training.writer import CheckpointWriter
 from tests.processes import train_in_a_fork
 
 LONG = ["train.budget=12steps", "model.dropout=0.1", "moe=switch"]
@@ -107,19 +107,19 @@ def test_the_same_step_again_loses_nothing_whenever_the_plug_is_pulled(tmp_path,
 
 def test_whatever_checkpoint_a_run_goes_on_from_its_best_weights_are_there(tmp_path):
     run = Run(tmp_path, {}, None)
-    keeper = Keeper(run, 4, None, print)
+    writer = CheckpointWriter(run, 4, None, print)
     content = checkpoint.Snapshot({"w": torch.ones(2)}, {})
     bests = {2: [2], 6: [2, 6], 10: [2, 6, 10], 14: [6, 10, 14], 15: [6, 10, 15]}
     for step in range(2, 16):
         regular = {"some": "state"} if step in (4, 8, 12) else None
         best = {"val_loss": 1 / step} if step in bests else None
         if regular or best:
-            keeper.put(step, content, regular, best)
-            keeper.settle()
+            writer.put(step, content, regular, best)
+            writer.settle()
         if best:
             kept = [checkpoint.step_of(folder) for folder in checkpoint.list_steps(run.best)]
             assert kept == bests[step]
-    keeper.close()
+    writer.close()
 
 
 @pytest.mark.parametrize("harm", ["cut", "flip", "missing"])

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from llm.data.feed import Feed
-from llm.loop.step import Gradients
 from llm.runs import checkpoint
+from llm.training.step import Gradients
 
 LONG = ["train.budget=16steps", "train.spike_patience=3", "moe=dense"]
 
@@ -192,16 +192,16 @@ def test_training_does_not_wait_for_a_checkpoint(llm_train, monkeypatch):
     monkeypatch.setattr(checkpoint, "write", writing)
     monkeypatch.setattr(Feed, "take", stepping)
     # the last one is waited for, and no step would set it free
-    monkeypatch.setattr("llm.runs.keeper.Keeper.settle", _settling(stepped))
+    monkeypatch.setattr("llm.training.writer.CheckpointWriter.settle", _settling(stepped))
     ended = llm_train(*LONG, "train.eval_every=16", "train.checkpoint_every=4")
     assert ended.code == 0, ended.err
     assert events == [(what, step) for step in (4, 8, 12, 16) for what in ("begun", "written")]
 
 
 def _settling(stepped):
-    from llm.runs.keeper import Keeper
+    from llm.training.writer import CheckpointWriter
 
-    original = Keeper.settle
+    original = CheckpointWriter.settle
 
     def settle(self, needed=False):
         if needed:

@@ -10,7 +10,7 @@ import pytest
 
 from llm.config.choices import conf_folder
 from llm.config.entry import Job, main
-from llm.train import prepare_run
+from llm.training.prepare import prepare_run
 from tests.toy import Ended
 
 

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable
 
 from llm.config.environment import lacks
-from llm.config.errors import Elsewhere, Failed, Interrupted, Refused
+from llm.config.errors import Failed, Interrupted, PeerFailed, Refused
 from llm.config.terminal import shown
 
 
@@ -45,7 +45,7 @@ def _ending(problem: BaseException) -> tuple[int, str | None]:
                 time.sleep(5)
                 return 2, ""
             return 2, str(problem)
-        case Interrupted() | Elsewhere():  # which has been said
+        case Interrupted() | PeerFailed():  # which has been said
             return problem.exit_code, ""
         case KeyboardInterrupt():
             return 130, "interrupted"

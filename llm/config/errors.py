@@ -29,7 +29,7 @@ class Diverged(Failed):
     """The loss is not finite, or leaps again and again: the same job would end the same way."""
 
 
-class Elsewhere(Exception):
+class PeerFailed(Exception):
     """Another process of this job failed, and has said why: nothing more is printed here."""
 
     def __init__(self, rank: int, exit_code: int, reason: str):

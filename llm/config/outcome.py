@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from llm.config.choices import Choices
-from llm.config.errors import Diverged, Elsewhere, Failed, Refused
+from llm.config.errors import Diverged, Failed, PeerFailed, Refused
 from llm.config.validate import Validated, validate
 
 
@@ -150,7 +150,7 @@ def perform(job: SweepJob, choices: Choices, task: Callable[[Job], Any]) -> Outc
     """Do the job in this process. Raises nothing but interrupts."""
     try:
         folder = task(job.as_job(choices))
-    except Elsewhere as end:
+    except PeerFailed as end:
         return Outcome(job.number, job.overrides, end.exit_code, str(end))
     except Exception as error:
         problem = as_problem(error, job.words)

@@ -23,7 +23,7 @@ from torch import Tensor, distributed
 from torch.distributed.distributed_c10d import PrefixStore, _abort_process_group
 from torch.distributed.rendezvous import rendezvous
 
-from llm.config.errors import Elsewhere, Failed, Interrupted, Refused
+from llm.config.errors import Failed, Interrupted, PeerFailed, Refused
 
 T = TypeVar("T")
 #: Seconds between two looks at the store.
@@ -91,7 +91,7 @@ class World:
             device_id=torch.device("cuda", self.local_rank) if device == "cuda" else None,
         )
 
-    def watch(self, last_words: Callable[[Elsewhere], None]) -> None:
+    def watch(self, last_words: Callable[[PeerFailed], None]) -> None:
         """End this process when another one has failed and this one does not notice.
 
         Whoever waits for the others' part of a sum waits for minutes where one of them has failed
@@ -103,11 +103,11 @@ class World:
         if self._store is not None:
             threading.Thread(target=self._watch, args=(last_words,), daemon=True).start()
 
-    def _watch(self, last_words: Callable[[Elsewhere], None]) -> None:
+    def _watch(self, last_words: Callable[[PeerFailed], None]) -> None:
         store = self._store
         while not self._left.wait(1.0):
             if store.check(["failure"]):
-                failure = Elsewhere(*json.loads(store.get("failure")).values())
+                failure = PeerFailed(*json.loads(store.get("failure")).values())
                 if failure.args[0] != self.rank and not self._left.wait(_PATIENCE):
                     last_words(failure)
                     os._exit(failure.exit_code)
@@ -137,13 +137,13 @@ class World:
             try:
                 self._part()
                 return
-            except (RuntimeError, Elsewhere) as broken:  # another one failed in its last lines
+            except (RuntimeError, PeerFailed) as broken:  # another one failed in its last lines
                 met = broken
         cause = self.cause_of(met)
-        if not isinstance(cause, Elsewhere):
+        if not isinstance(cause, PeerFailed):
             cause.own = True  # type: ignore[attr-defined]
         _hang_up()
-        if not self.first and not isinstance(cause, Elsewhere):
+        if not self.first and not isinstance(cause, PeerFailed):
             time.sleep(1.0)  # torchrun ends all with the first: rank 0 still writes run.json
         if cause is not problem:
             raise cause from met
@@ -167,7 +167,7 @@ class World:
         for a reason that is none. An interruption is no failure: all have agreed on it, and rank 0
         may need long for the last checkpoint.
         """
-        if self._store is None or isinstance(problem, Elsewhere | Interrupted):
+        if self._store is None or isinstance(problem, PeerFailed | Interrupted):
             return problem
         if _broke_off(problem):
             limit = time.monotonic() + 5.0  # the one that failed is about to say so
@@ -178,12 +178,12 @@ class World:
         mine = json.dumps({"rank": self.rank, "code": code, "reason": str(problem)})
         # Writes `mine` where nobody wrote yet, and answers what stands there.
         first = json.loads(self._store.compare_set("failure", "", mine))
-        return problem if first["rank"] == self.rank else Elsewhere(*first.values())
+        return problem if first["rank"] == self.rank else PeerFailed(*first.values())
 
     def _wait(self, key: str) -> None:
         while not self._store.check([key]):
             if self._store.check(["failure"]):
-                raise Elsewhere(*json.loads(self._store.get("failure")).values())
+                raise PeerFailed(*json.loads(self._store.get("failure")).values())
             time.sleep(_PERIOD)
 
 

@@ -14,10 +14,10 @@ from llm.data.batches import Batch
 from llm.hardware import blocks, fit, peak
 from llm.hardware.machine import EAGER_UTILISATION, Hardware, Machine, eager_step_seconds
 from llm.hardware.stopwatch import Stopwatch
-from llm.loop import step
-from llm.loop.outcome import Course
 from llm.model.transformer import Transformer
-from llm.runs.position import Position
+from llm.training import step
+from llm.training.outcome import Course
+from llm.training.state import TrainState
 from tests.toy_models import randomised, reading, tokens, transformer
 
 
@@ -158,7 +158,7 @@ def test_the_peak_is_measured_once_for_a_device(tmp_path, monkeypatch):
 def test_compiling_is_decided_by_the_length_of_the_run(budget, device, rate, compiled):
     """64 rows of 1,000 tokens a step, 1e9 FLOPs a token; once decided it stays."""
     a_step = eager_step_seconds(64_000 * 1e9, rate / EAGER_UTILISATION)
-    seconds = Course(Budget.parse(budget), Position(), 64, 1000, 10**6, 10**9, a_step).seconds
+    seconds = Course(Budget.parse(budget), TrainState(), 64, 1000, 10**6, 10**9, a_step).seconds
     made = Machine(device, "fp32")
     node = {"device": device, "precision": "fp32", "threads": None}
     assert Hardware(**node).compiles(made, {}, seconds) == compiled

@@ -22,7 +22,6 @@ from llm.hardware.world import World
 from llm.layers import cross_entropy
 from llm.layers.cross_entropy import linear_cross_entropy, plain_cross_entropy
 from llm.layers.noise import number_places
-from llm.loop.step import Gradients
 from llm.model import windowed
 from llm.moe.balance import after_step
 from llm.moe.experts import _grouped_mm_takes
@@ -30,6 +29,7 @@ from llm.optimizer.adamw import AdamW
 from llm.optimizer.muon import Muon
 from llm.optimizer.norms import Norms
 from llm.optimizer.schedule import Constant
+from llm.training.step import Gradients
 from tests.toy_models import experts, randomised, reading, shape, tokens, transformer
 
 pytestmark = pytest.mark.gpu

@@ -14,10 +14,10 @@ from experiments.parallel import curves
 from llm.config.errors import Failed
 from llm.hardware.parallel import Parallel
 from llm.hardware.world import World
-from llm.loop.step import Gradients
 from llm.optimizer.muon import Muon
 from llm.optimizer.schedule import Constant
 from llm.runs import checkpoint
+from llm.training.step import Gradients
 from tests.processes import in_processes, train_in_processes
 from tests.toy import TOY
 from tests.toy_models import tokens, transformer

@@ -5,10 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm.config.root import Budget
-from llm.loop.outcome import Course
 from llm.optimizer.adamw import AdamW
 from llm.optimizer.schedule import WSD, Constant, Cosine, Linear, warm
-from llm.runs.position import Position
+from llm.training.outcome import Course
+from llm.training.state import TrainState
 
 SCHEDULES = [Cosine(), Cosine(final=0.0), Linear(), Linear(final=0.3), WSD(), WSD(decay=1.0)]
 
@@ -56,7 +56,7 @@ def test_lr_at_joins_both():
 @pytest.mark.parametrize("budget", ["40steps", "40960tok", "4epochs", "4.096e10flops"])
 def test_a_share_counts_the_step_that_is_made_as_steps_do(budget):
     """A tenth of 40 steps and 4 steps are the same warm-up: a quarter of the rate at step 0."""
-    at = Position()
+    at = TrainState()
     course = Course(Budget.parse(budget), at, 32, 32, 320, 10**6, 1.0)
     assert course.steps == 40
     for step in range(40):
@@ -66,7 +66,7 @@ def test_a_share_counts_the_step_that_is_made_as_steps_do(budget):
 
 
 def test_a_budget_of_minutes_expects_the_first_step_and_then_goes_by_the_mean():
-    at = Position()
+    at = TrainState()
     course = Course(Budget.parse("2min"), at, 32, 32, 320, 10**6, 3.0)
     assert warm(0.1, 0, course.reached) == pytest.approx(3 / 12)
     at.step, at.seconds = 2, 4.0

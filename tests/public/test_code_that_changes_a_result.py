@@ -109,7 +109,7 @@ def test_other_code_is_said_of_a_finished_run_and_stops_an_unfinished_one(llm_tr
     later = RESULT_VERSION + 1
     edited = facts["code"].replace("llm/build.py:", "llm/build.py:0")
     other = {"result_version": later, "code_hash": "changed", "code": edited}
-    monkeypatch.setattr("llm.runs.code.code_facts", lambda *places: other)
+    monkeypatch.setattr("llm.training.prepare.code_facts", lambda *places: other)
     answered = llm_train()
     assert answered.code == 0 and answered.folder == first.folder
     changed = f"llm/build.py changed, result version {RESULT_VERSION}, now"

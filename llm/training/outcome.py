@@ -1,19 +1,17 @@
 """How long a run is, what it ends with, and why it ended otherwise."""
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llm.config.root import Budget
-
-if TYPE_CHECKING:
-    from llm.runs.position import Position
+from llm.training.state import TrainState
 
 
 class Course:
     """How far a run has to go, and how far it is, in units of its budget.
 
     Args:
-        at: where the run stands
+        state: where the run stands
         step_seconds: of a step, about, until it is known
     Attributes:
         steps: in all, None where the clock decides
@@ -23,21 +21,21 @@ class Course:
     def __init__(
         self,
         budget: Budget,
-        at: "Position",
+        state: TrainState,
         rows_per_step: int,
         seq_len: int,
         rows_per_epoch: float,
         flops_per_token: int,
         step_seconds: float,
     ):
-        self.budget, self.at, self.step_seconds = budget, at, step_seconds
+        self.budget, self.state, self.step_seconds = budget, state, step_seconds
         self.per_step = budget.of_a_step(rows_per_step, seq_len, rows_per_epoch, flops_per_token)
         self.steps = budget.steps(self.per_step)
         self.caveats = list(budget.caveats(rows_per_step, seq_len, rows_per_epoch, self.per_step))
 
     @property
     def spent(self) -> float:
-        return self.at.seconds / 60 if self.steps is None else self.at.step * self.per_step
+        return self.state.seconds / 60 if self.steps is None else self.state.step * self.per_step
 
     @property
     def share(self) -> float:
@@ -48,9 +46,9 @@ class Course:
     def reached(self) -> float:
         """What will be spent of all when the step that comes is done."""
         if self.steps is not None:
-            return (self.at.step + 1) * self.per_step / self.budget.amount
-        a_step = self.at.seconds / self.at.step if self.at.step else self.step_seconds
-        return (self.at.seconds + a_step) / 60 / self.budget.amount
+            return (self.state.step + 1) * self.per_step / self.budget.amount
+        a_step = self.state.seconds / self.state.step if self.state.step else self.step_seconds
+        return (self.state.seconds + a_step) / 60 / self.budget.amount
 
     @property
     def seconds(self) -> float:
@@ -59,12 +57,12 @@ class Course:
 
     @property
     def over(self) -> bool:
-        if self.steps is not None and self.at.step >= self.steps:
+        if self.steps is not None and self.state.step >= self.steps:
             return True
         return self.spent >= self.budget.amount
 
 
-def results(rows: list[dict[str, Any]], at: "Position") -> dict[str, Any]:
+def results(rows: list[dict[str, Any]], state: TrainState) -> dict[str, Any]:
     """What run.json says of a finished run, from its metric log."""
     evaluations = [row for row in rows if "val/loss" in row]
     last, best = evaluations[-1], min(evaluations, key=lambda row: row["val/loss"])
@@ -72,10 +70,10 @@ def results(rows: list[dict[str, Any]], at: "Position") -> dict[str, Any]:
         "val_loss": last["val/loss"],
         "best_val_loss": best["val/loss"],
         "best_step": best["step"],
-        "steps": at.step,
-        "tokens": at.tokens,
-        "seconds": round(at.seconds, 3),
-        "tokens_per_second": round(at.tokens / at.step_seconds, 1),
+        "steps": state.step,
+        "tokens": state.tokens,
+        "seconds": round(state.seconds, 3),
+        "tokens_per_second": round(state.tokens / state.step_seconds, 1),
     }
     if "val/bpb" in last:
         found["val_bpb"] = last["val/bpb"]

@@ -5,12 +5,12 @@ import random
 
 import pytest
 
-from llm.optimizer.guard import Guard
+from llm.training.guard import SpikeGuard
 
 
-def after(steps: int, guard: Guard | None = None, seed: int = 0) -> Guard:
+def after(steps: int, guard: SpikeGuard | None = None, seed: int = 0) -> SpikeGuard:
     """A guard that has seen a healthy run: a falling, noisy loss and norms over a decade."""
-    guard, dice = guard or Guard(10.0, 3), random.Random(seed)
+    guard, dice = guard or SpikeGuard(10.0, 3), random.Random(seed)
     for step in range(steps):
         loss = 5.5 * math.exp(-step / 200) + 1.5 + dice.gauss(0, 0.1)
         assert guard.accepts(loss, 10 ** dice.uniform(-0.5, 0.2) * (1 + 5 * math.exp(-step / 20)))
@@ -35,13 +35,13 @@ def test_a_spike_is_left_out_and_changes_no_standard(loss, norm):
 
 
 def test_without_a_factor_only_what_is_not_finite():
-    guard = after(500, Guard(None, 3))
+    guard = after(500, SpikeGuard(None, 3))
     assert guard.accepts(90.0, 1e6)
     assert not guard.accepts(math.nan, 1.0)
 
 
 def test_a_restored_guard_judges_alike():
-    guard, other = after(100), Guard(10.0, 3)
+    guard, other = after(100), SpikeGuard(10.0, 3)
     guard.accepts(math.nan, 1.0)
     other.load_state_dict(guard.state_dict())
     assert other.state_dict() == guard.state_dict()
@@ -50,7 +50,7 @@ def test_a_restored_guard_judges_alike():
 
 def test_a_steady_loss_may_move_by_half_a_nat():
     """A deviation of nothing at all makes no spike of a little."""
-    guard = Guard(10.0, 3)
+    guard = SpikeGuard(10.0, 3)
     for _ in range(50):
         assert guard.accepts(0.01, 0.1)
     assert guard.accepts(0.5, 0.9)

@@ -3,7 +3,7 @@
 from typing import Any
 
 
-class Silent:
+class NullSink:
     """Answers every method with None."""
 
     def __getattr__(self, name: str) -> Any:

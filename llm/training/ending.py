@@ -9,7 +9,7 @@ from llm.config.errors import Failed, Interrupted
 from llm.hardware.slurm import requeue
 from llm.hardware.world import World
 from llm.runs.directory import Run
-from llm.runs.keeper import how_to_go_on, last_good
+from llm.training.writer import how_to_go_on, last_good
 
 
 @contextmanager

@@ -11,7 +11,7 @@ _WINDOW, _ENOUGH = 128, 32
 _LEAST = 1.0
 
 
-class Guard:
+class SpikeGuard:
     """Judges each step by its loss and its gradient norm before clipping, before it is taken.
 
     A step is left out where one of them is not finite, where the norm is more than `factor` times

@@ -10,30 +10,30 @@ from torch import nn
 
 from llm.config.errors import Diverged, Failed
 from llm.hardware.world import World
-from llm.loop.silent import Silent
 from llm.runs import checkpoint
 from llm.runs.checkpoint import Checkpoint
 from llm.runs.directory import Run
-from llm.runs.keeper import Keeper, last_good
-from llm.runs.position import Position
+from llm.training.null_sink import NullSink
+from llm.training.state import TrainState
+from llm.training.writer import CheckpointWriter, last_good
 
 #: Times that a run goes back for one mishap, that is before it has got past it, until it gives up.
 _MOST_RETURNS = 3
 
 
-class History:
+class CheckpointHistory:
     """What a run was at its checkpoints, and how it becomes that again.
 
     All processes of a job call every method; the first one decides and writes.
 
     Args:
         log: the metric log, which goes back with everything else
-        at: where the run stands; changed in place
+        state: where the run stands; changed in place
         parts: what else has `state_dict` and `load_state_dict`, by its name in a checkpoint
         settings: the config's `train`, for `checkpoint_every`, `_minutes` and `keep_every`
         say: prints a line
     Attributes:
-        keeper: writes checkpoints in the background
+        writer: writes checkpoints in the background
     """
 
     def __init__(
@@ -43,18 +43,18 @@ class History:
         log: Any,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
-        at: Position,
+        state: TrainState,
         parts: Mapping[str, Any],
         settings: Mapping[str, Any],
         say: Callable[[str], None],
     ):
         self.run, self.world, self.log = run, world, log
-        self.model, self.optimizer, self.at, self.parts = model, optimizer, at, parts
+        self.model, self.optimizer, self.state, self.parts = model, optimizer, state, parts
         self.every, self.minutes = settings["checkpoint_every"], settings["checkpoint_minutes"]
         self.say, self._saved_at = say, 0.0
-        self.keeper: Any = Silent()
+        self.writer: Any = NullSink()
         if world.first:
-            self.keeper = Keeper(run, self.every, settings["keep_every"], say)
+            self.writer = CheckpointWriter(run, self.every, settings["keep_every"], say)
 
     def resume(self) -> None:
         """Go on from the newest whole checkpoint, or begin where there is none.
@@ -66,18 +66,19 @@ class History:
         if newest is not None:
             self._restore(checkpoint.read(self.run.checkpoints / newest))
             returned = self.run.facts.get("returned", {})
-            if returned.get("step") == self.at.step:  # stopped before the next checkpoint
-                vars(self.at).update(returned)
+            if returned.get("step") == self.state.step:  # stopped before the next checkpoint
+                vars(self.state).update(returned)
             if self.world.first:
-                print(f"going on with {self.run.folder} from step {self.at.step}", file=sys.stderr)
+                step = self.state.step
+                print(f"going on with {self.run.folder} from step {step}", file=sys.stderr)
         self._forget_what_came_after()
 
     @property
     def due(self) -> bool:
         """Whether it is time for a checkpoint, by steps or by the clock."""
-        waited = self.at.seconds - self._saved_at
+        waited = self.state.seconds - self._saved_at
         by_clock = self.minutes is not None and waited >= 60 * self.minutes
-        return by_clock or self.at.step % self.every == 0
+        return by_clock or self.state.step % self.every == 0
 
     def save(self, needed: bool, regular: bool = True, best: bool = False) -> None:
         """Copy the run as it stands and write it while training goes on.
@@ -91,14 +92,15 @@ class History:
         )
         state = None
         if regular:
-            if self.at.step % self.every == 0 and not self.parts["guard"].in_a_row:
-                self.at.went_back = [r for r in self.at.went_back if r[0] >= self.at.step]
-            self.at.metrics_bytes, self._saved_at = self.log.sync(), self.at.seconds
-            state = self.at.state()
+            if self.state.step % self.every == 0 and not self.parts["guard"].in_a_row:
+                self.state.went_back = [r for r in self.state.went_back if r[0] >= self.state.step]
+            self.state.metrics_bytes, self._saved_at = self.log.sync(), self.state.seconds
+            state = self.state.state_dict()
             state |= {name: part.state_dict() for name, part in self.parts.items()}
-        self.keeper.put(self.at.step, content, state, {"val_loss": self.at.best} if best else None)
+        best_state = {"val_loss": self.state.best} if best else None
+        self.writer.put(self.state.step, content, state, best_state)
         if needed:
-            self.keeper.settle(needed=True)
+            self.writer.settle(needed=True)
 
     def go_back(self, rows_per_step: int, why: str) -> None:
         """To the last good checkpoint, and past the data since and all that were passed before.
@@ -112,21 +114,22 @@ class History:
         Raises:
             Diverged: there is nowhere left to go back to
         """
-        self.keeper.settle()
-        left, passed, returns = self.at.step, self.at.passed_over, self.at.went_back
+        self.writer.settle()
+        left, passed, returns = self.state.step, self.state.passed_over, self.state.went_back
         name = self.world.decide(self._newest_good) if len(returns) < _MOST_RETURNS else None
         if name is None:
             raise Diverged(f"{why}; {last_good(self.run)}")
         self._restore(checkpoint.read(self.run.checkpoints / name))
         if self.world.first:
-            checkpoint.drop_after(self.run.checkpoints, self.at.step)
-        self.at.went_back = [*returns, [left, self.at.step]]
-        self.at.passed_over = passed + (left - self.at.step) * rows_per_step
+            checkpoint.drop_after(self.run.checkpoints, self.state.step)
+        self.state.went_back = [*returns, [left, self.state.step]]
+        self.state.passed_over = passed + (left - self.state.step) * rows_per_step
         with suppress(OSError):  # then a resume meets the same data, and goes back again
             known = ("step", "passed_over", "went_back")
-            self.run.update(returned={key: vars(self.at)[key] for key in known})
+            self.run.update(returned={key: vars(self.state)[key] for key in known})
         self._forget_what_came_after()
-        self.say(f"step {left}: back to step {self.at.step}, and past the data that did the harm")
+        step = self.state.step
+        self.say(f"step {left}: back to step {step}, and past the data that did the harm")
 
     def _newest_whole(self) -> str | None:
         """Its name; of each newer one that is damaged, a line."""
@@ -146,7 +149,7 @@ class History:
 
         Of a regular step, so that the clock has no say; not made while steps were left out.
         """
-        visited = [there for _, there in self.at.went_back]
+        visited = [there for _, there in self.state.went_back]
 
         def fits(found: Checkpoint) -> bool:
             regular = found.step % self.every == 0 and found.step not in visited
@@ -163,11 +166,11 @@ class History:
         for name, part in self.parts.items():
             if name in found.state:  # older checkpoints know fewer
                 part.load_state_dict(found.state[name])
-        self.at.restore(found.step, found.state)
-        self._saved_at = self.at.seconds
+        self.state.restore(found.step, found.state)
+        self._saved_at = self.state.seconds
 
     def _forget_what_came_after(self) -> None:
         """Metrics and best weights of steps that will be taken again."""
-        self.log.cut_back(self.at.metrics_bytes)
+        self.log.cut_back(self.state.metrics_bytes)
         if self.world.first:
-            checkpoint.drop_after(self.run.best, self.at.step)
+            checkpoint.drop_after(self.run.best, self.state.step)

@@ -6,7 +6,7 @@ from typing import Any
 
 
 @dataclass
-class Position:
+class TrainState:
     """What a resume needs beside tensors.
 
     step, tokens: optimizer steps done, and targets that they learnt from
@@ -32,14 +32,14 @@ class Position:
     went_back: list[list[int]] = field(default_factory=list)
     overflowed: int = 0
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """Plain data for a checkpoint, whose own fact the step is."""
         state = {**asdict(self), "best": None if math.isinf(self.best) else self.best}
         del state["step"]
         return state
 
     def restore(self, step: int, state: dict[str, Any]) -> None:
-        """Stand where a checkpoint says, also one of a version that knew less."""
+        """Restore; fields that an older checkpoint lacks keep their defaults."""
         known = {f.name: state[f.name] for f in fields(self) if f.name in state}
         known["best"] = math.inf if known.get("best") is None else known["best"]
-        vars(self).update(vars(Position(**{**known, "step": step})))
+        vars(self).update(vars(TrainState(**{**known, "step": step})))

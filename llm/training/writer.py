@@ -13,7 +13,7 @@ from llm.runs.directory import Run
 _NEWEST = 2
 
 
-class Keeper:
+class CheckpointWriter:
     """Writes the checkpoints of a run, and its best weights, behind the back of training.
 
     A write that the disk refuses loses nothing that is there; it is told in one line, and
