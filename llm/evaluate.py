@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from llm.data.batches import IGNORED, Batch, evaluation_rows
 from llm.data.corpus import Instrument
@@ -149,11 +148,9 @@ def examine(
         # Whoever has none left takes part all the same: FSDP gathers weights from everybody.
         first = batches[min(mine, len(batches) - 1)]
         part = slice(first, first + reading.eval_rows)
-        tokens_BT, targets_BT, documents_BT = to_device(
-            exam.rows, part, device, reading.document_mask
-        )
+        inputs = {name: x_BT.to(device) for name, x_BT in reading.inputs(exam.rows, part).items()}
         with reading.autocast(device):
-            output = model(tokens_BT, targets_BT, document_ids_BT=documents_BT)
+            output = model(**inputs)
         assert output.nats_BT is not None
         if watch is not None:  # of no rows, where this was done for company
             watch(part if mine < len(batches) else slice(part.stop, part.stop), output.router)
@@ -172,15 +169,6 @@ def examine(
         metrics |= {f"val/{key}/{name}": value for key, value in kept.items()}
         first = last
     return metrics
-
-
-def to_device(
-    rows: Batch, part: slice, device: torch.device | str, document_mask: bool
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Tokens, targets and, where documents are kept apart, document ids of some rows: (B, T)."""
-    chosen = [rows.tokens_RT, rows.targets_RT, *([rows.documents_RT] if document_mask else [])]
-    moved = [torch.from_numpy(array_RT[part]).to(device) for array_RT in chosen]
-    return moved[0], moved[1], moved[2] if document_mask else None
 
 
 def _metrics(exam: Examination, nats_RT: np.ndarray) -> dict[str, float]:

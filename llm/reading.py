@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from llm.data.batches import Batch
 from llm.data.beginnings import opening, used_ids
 from llm.data.corpus import Corpus, Dialogue
 from llm.data.mixture import Mixture, PreparedMixture
@@ -113,6 +114,13 @@ class Reading:
     def dialogue(self) -> Dialogue | None:
         """How a conversation is written, None for plain continuation."""
         return None if self.corpus is None else self.corpus.dialogue
+
+    def inputs(self, rows: Batch, part: slice) -> dict[str, torch.Tensor]:
+        """What the model is given of some rows, on the CPU: each (B, T)."""
+        arrays = {"tokens_BT": rows.tokens_RT, "targets_BT": rows.targets_RT}
+        if self.document_mask:
+            arrays["document_ids_BT"] = rows.documents_RT
+        return {name: torch.from_numpy(array_RT[part]) for name, array_RT in arrays.items()}
 
     def autocast(self, device: torch.device | str) -> AbstractContextManager[Any]:
         """Matrix products in the run's precision; weights and sums stay float32."""

@@ -26,7 +26,7 @@ from tests.parity_table import pytest_runtest_logreport, pytest_terminal_summary
 from tests.toy import TOY, Ended
 
 # No deadline an example: the suite shares its cores, and a slow moment is no bug.
-hypothesis.settings.register_profile("suite", deadline=None)
+hypothesis.settings.register_profile("suite", deadline=None, max_examples=50)
 hypothesis.settings.load_profile("suite")
 
 
@@ -49,9 +49,11 @@ yaml.load = parse_once
 
 
 def pytest_collection_finish() -> None:
-    """Modules and tests stay to the end: collections of garbage need not look at them again."""
+    """Modules and tests stay to the end: the garbage collector, a tenth of all time, need not look
+    at them again, and need not come so often."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

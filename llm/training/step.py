@@ -119,11 +119,7 @@ class Gradients:
         part = slice(own.start, own.stop)
         words = [mix(self.seed, step, row, 5) for row in own]
         keys_B2 = torch.tensor([[w & 0xFFFFFFFF, w >> 32] for w in words]).to(torch.int32)
-        arrays = {"tokens_BT": batch.tokens_RT, "targets_BT": batch.targets_RT}
-        if self.reading.document_mask:
-            arrays["document_ids_BT"] = batch.documents_RT
-        inputs = {name: torch.from_numpy(array_RT[part]) for name, array_RT in arrays.items()}
-        inputs["keys"] = keys_B2
+        inputs = {**self.reading.inputs(batch, part), "keys": keys_B2}
         if self.machine.device == "cuda":
             inputs = {n: t.pin_memory().to("cuda", non_blocking=True) for n, t in inputs.items()}
         else:

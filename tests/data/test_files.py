@@ -137,7 +137,7 @@ WORDS = st.lists(st.sampled_from(["a", " b", "\n", "  ", " ccc", SEPARATOR, "\n\
 
 
 @given(WORDS, st.lists(st.integers(1, 9), min_size=1), st.integers(4, 12))
-@settings(max_examples=200)
+@settings(max_examples=80)
 def test_stretches_do_not_depend_on_how_the_text_arrives(words, sizes, length):
     text, chunks, at = "".join(words), [], 0
     while at < len(text):

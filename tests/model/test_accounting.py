@@ -77,7 +77,7 @@ def every_pair():
             yield pytest.param(name, moe, changes, marks=marks)
 
 
-@pytest.mark.parametrize(("name", "moe", "changes"), every_pair())
+@pytest.mark.parametrize(("name", "moe", "changes"), list(every_pair()))
 def test_operations_are_those_that_pytorch_counts(monkeypatch, name, moe, changes):
     """Forward and backward of every preset with every kind of experts.
 
