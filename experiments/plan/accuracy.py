@@ -19,7 +19,7 @@ from pathlib import Path
 from llm.config import overrides
 from llm.config.choices import Choices
 from llm.config.jobs import Jobs
-from llm.plan.__main__ import plan
+from llm.plan.calibrate import plan
 from llm.plan.estimate import Planned
 
 MEMORY, TIME = 0.15, 0.20

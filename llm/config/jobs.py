@@ -78,10 +78,6 @@ class Jobs:
             made = self.job(0, next(self.each_value()), composer)
         if isinstance(made, Outcome):  # Hydra will say it
             return self.overrides()
-        from llm.config import stand_in
-
-        if "torch" not in sys.modules:
-            stand_in.install()  # this process only prints
         validated = made.validated(self.choices)
         if validated.config["compare"] is None:
             return self.overrides()

@@ -12,12 +12,14 @@ from torch.optim.adamw import adamw
 
 from llm.config.schema import Node
 from llm.config.types import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, ProperFraction
-from llm.layers.roles import role_of
+from llm.layers.roles import Role, role_of
 from llm.optimizer.recipe import DECAYED, NO_FACTORS, Recipe, has_fused_kernel
 from llm.optimizer.sharded import gather, own, share_of
 
 #: The quintic of Jordan et al. 2024, which takes singular values in (0, 1] to about 1.
 _QUINTIC = (3.4445, -4.7750, 2.0315)
+#: Roles that Muon steps; AdamW steps the others.
+STEPPED = ("matrix", "expert")
 
 
 def orthogonalise(update_SRC: Tensor, steps: int) -> Tensor:
@@ -163,6 +165,11 @@ class Muon(Recipe):
         )
         self.momentum, self.steps, self.update_rms = momentum, steps, update_rms
 
+    @classmethod
+    def state_bytes(cls, role: Role) -> int:
+        """One moment of matrices, two of the rest, which AdamW steps."""
+        return 4 if role in STEPPED else super().state_bytes(role)
+
     def batch_factor(self, tokens_per_step: int) -> float:
         """√(tokens / 2,048) between 2,048 and 8,192 tokens a step, and no more beyond.
 
@@ -181,7 +188,7 @@ class Muon(Recipe):
         others: list[nn.Parameter] = []
         for parameter in model.parameters():
             role = role_of(parameter)
-            if role in ("matrix", "expert"):
+            if role in STEPPED:
                 matrices.append(parameter)
             else:
                 (routers if role in DECAYED else others).append(parameter)

@@ -66,6 +66,12 @@ class Recipe:
         self.schedule: Callable[[float], float] = schedule  # type: ignore[assignment]
         self.lr_factors = lr_factors
 
+    @classmethod
+    def state_bytes(cls, role: Role) -> int:
+        """Bytes of state that each parameter of `role` has, for estimates of memory: two moments
+        in float32."""
+        return 8
+
     def caveats(self, model: nn.Module) -> list[str]:
         """What of the settings has no effect on `model`, a line each."""
         there = sorted({role_of(parameter) for parameter in model.parameters()})

@@ -1,6 +1,7 @@
-"""Measure instead of guessing: a few steps of each kind of model, in processes of their own.
+"""The plan of a line. Where it is asked for, measured instead of guessed: a few steps of each kind
+of model, in processes of their own.
 
-They are kept under `outputs/calibration`, apart from the runs, and share the prepared data.
+These are kept under `outputs/calibration`, apart from the runs, and share the prepared data.
 """
 
 import os
@@ -10,10 +11,10 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from llm.config.jobs import Jobs
-from llm.plan.estimate import Planned
+from llm.plan.estimate import Planned, Planner
 from llm.plan.history import WALL
 from llm.runs.files import write_json
 
@@ -22,6 +23,7 @@ from llm.runs.files import write_json
 _STEPS, _EVERY = 12, 5
 #: Tokens of an evaluation at most; longer ones are scaled.
 _EXAMINED = 20_000
+_REPLACED = ("train.budget=", "outputs=", "tracking=", "tracking.", "run.", "train.eval_")
 
 
 class Trial(NamedTuple):
@@ -32,15 +34,56 @@ class Trial(NamedTuple):
     examined: float  # tokens of an evaluation at most
 
 
-def kinds(planned: Iterable[Planned]) -> list[Trial]:
-    """One job of each size."""
+def plan(jobs: Jobs, calibrate: bool) -> list[Planned]:
+    """Every job of the grid, in the order of the sweep; of a search, examples of its jobs."""
+    with jobs.composing() as composer:
+        config, _ = composer.job(next(jobs.each_value()))
+        lines = jobs.each_value() if jobs.draws else jobs.grid()
+        made = [jobs.job(i, overrides, composer) for i, overrides in enumerate(lines)]
+    outputs = Path(str(config["outputs"]))
+    planned = _planned(jobs, outputs, made)
+    if not calibrate:
+        return planned
+    trials = _kinds(planned)
+    tried: set[str] = set()
+    while True:  # which dense widths `compare=time` asks for turns out step by step
+        trials += [trial for p in planned for trial in _times(p)]
+        trials = list({" ".join(trial.overrides): trial for trial in trials}.values())
+        trials = [trial for trial in trials if " ".join(trial.overrides) not in tried]
+        if not trials:
+            return planned
+        _measure(jobs, trials, outputs)
+        tried |= {" ".join(trial.overrides) for trial in trials}
+        planned = _planned(jobs, outputs, made)
+
+
+def _planned(jobs: Jobs, outputs: Path, made: list[Any]) -> list[Planned]:
+    planner = Planner(jobs, outputs)
+    return [planner.plan(i, job) for i, job in enumerate(made)]
+
+
+def _kinds(planned: Iterable[Planned]) -> list[Trial]:
+    """One job of each size whose time is not measured yet."""
     found: dict[tuple[float, float, str], Planned] = {}
     for p in planned:
-        found.setdefault((p.params_total, p.flops_per_token, _batch(p)), p)
+        if p.to_do and p.counted and p.seconds.basis in ("unknown", "scaled"):
+            keys = ("train.batch", "train.grad", "opt")
+            batch = " ".join(o for o in p.overrides if o.startswith(keys))
+            found.setdefault((p.params_total, p.flops_per_token, batch), p)
     return [Trial(p.overrides, p.prepared, p.examined) for p in found.values()]
 
 
-def measure(jobs: Jobs, trials: Sequence[Trial], outputs: Path) -> None:
+def _times(planned: Planned) -> list[Trial]:
+    """What has to run for a few steps before this job's `compare=time` is known."""
+    trials = []
+    for words in planned.unmeasured:
+        keys = ["seed", *(word.split("=")[0] for word in words)]
+        kept = [text for text in planned.overrides if text.split("=")[0] not in keys]
+        trials.append(Trial([*kept, *words], planned.prepared, planned.examined))
+    return trials
+
+
+def _measure(jobs: Jobs, trials: Sequence[Trial], outputs: Path) -> None:
     """Train each for a few steps."""
     folder = outputs / "calibration"
     folder.mkdir(parents=True, exist_ok=True)
@@ -53,7 +96,7 @@ def measure(jobs: Jobs, trials: Sequence[Trial], outputs: Path) -> None:
     for i, trial in enumerate(trials, start=1):
         label = shlex.join(word for word in trial.overrides if word not in common)
         print(f"calibrating {i} of {len(trials)}: {label}", file=sys.stderr)
-        given = [override for override in trial.overrides if not _replaced(override)]
+        given = [text for text in trial.overrides if not text.startswith(_REPLACED)]
         given += [f"outputs={folder}", "tracking=none"]
         if not trial.prepared:  # what is done once is not to be timed
             _command("llm.prepare", jobs, [*others, *given])
@@ -74,12 +117,3 @@ def _command(module: str, jobs: Jobs, given: list[str]) -> str | None:
         print(*done.stderr.strip().splitlines()[-1:], file=sys.stderr)
         return None
     return done.stdout.strip().splitlines()[-1]
-
-
-def _replaced(override: str) -> bool:
-    names = ("train.budget=", "outputs=", "tracking=", "tracking.", "run.", "train.eval_")
-    return override.startswith(names)
-
-
-def _batch(p: Planned) -> str:
-    return " ".join(o for o in p.overrides if o.startswith(("train.batch", "train.grad", "opt")))

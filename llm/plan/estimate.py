@@ -12,9 +12,8 @@ from llm.config.jobs import Jobs
 from llm.config.outcome import Outcome, SweepJob, as_problem, run_facts
 from llm.config.root import Budget
 from llm.config.validate import Validated
-from llm.plan.cost import Costs
+from llm.plan.cost import account, machine_here, peak_memory, vocabulary
 from llm.plan.history import Estimate, History, Pace, machine_name, signature
-from llm.plan.memory import peak_memory
 from llm.plan.timing import Unmeasured
 from llm.runs.arms import Entry, job_words
 from llm.sweep.answer import Answers
@@ -65,10 +64,8 @@ class Planned:
 class Planner:
     """Looks at jobs one by one; what they share is found out once."""
 
-    def __init__(self, jobs: Jobs, outputs: Path, answers: Answers):
-        self.jobs, self.answers = jobs, answers
-        self.costs, self.history = Costs(), History(outputs)
-        self.machine_facts = answers.machine_facts
+    def __init__(self, jobs: Jobs, outputs: Path):
+        self.jobs, self.answers, self.history = jobs, Answers(), History(outputs)
         self._first: dict[str, int] = {}
 
     def plan(self, number: int, made: SweepJob | Outcome) -> Planned:
@@ -87,9 +84,37 @@ class Planner:
     def _fill(self, planned: Planned, validated: Validated) -> None:
         config = validated.config
         manifest = self.answers.prepared(validated)
-        vocab, planned.vocab_known = self.costs.vocabulary(config, manifest)
-        account = self.costs.account(config, vocab)
-        planned.run = self.answers.run_id(validated)
+        vocab, planned.vocab_known = vocabulary(config, manifest)
+        costs = account(config, vocab)
+        self._find_run(planned, validated)
+        here = machine_here(config)
+        if costs is None:
+            return
+        planned.params_total, planned.params_active = costs.params_total, costs.params_active
+        planned.flops_per_token = costs.flops_per_token
+        planned.prepared = bool(manifest)
+        asked = config["train"]["eval_tokens"] or math.inf
+        planned.examined = min(asked, _targets(manifest, "val"))
+        formula = peak_memory({**config, "hardware": here}, costs.params_total, vocab)
+        mark, machine = signature(config, vocab), machine_name(here)
+        planned.memory = self.history.memory(mark, machine, formula)
+        examined = planned.examined if math.isfinite(planned.examined) else 0.0
+        pace = self.history.pace(mark, machine, costs.flops_per_token, examined)
+        _spend(planned, config, pace, _targets(manifest, "train"))
+        planned.entry = Entry(
+            *self.answers.content(validated, here),
+            validated.chosen,
+            planned.tokens,
+            planned.flops,
+            costs.params_active,
+            costs.params_total,
+            config["compare"],
+            frozenset([job_words(shlex.split(planned.label))]),
+        )
+
+    def _find_run(self, planned: Planned, validated: Validated) -> None:
+        """The run that answers the job, or the job before it that is the same run."""
+        config, planned.run = validated.config, self.answers.run_id(validated)
         # Where only the job can find out its id, equal configs are still the same run.
         identity = planned.run or json.dumps(validated.identity, sort_keys=True)
         first = self._first.setdefault(identity, planned.number)
@@ -100,77 +125,34 @@ class Planner:
             planned.state = facts.get("state", "new")
         elif config["model"].get("init_from") is not None:
             planned.state = "unknown"
-        here = self.machine_facts(config["hardware"])
-        if here is None:
-            raise Refused("that device is not here; take hardware=cpu", "hardware")
-        if account is None:
-            return
-        planned.params_total = account.params_total
-        planned.params_active = account.params_active
-        planned.flops_per_token = account.flops_per_token
-        budget = Budget.parse(config["train"]["budget"])
-        planned.tokens, planned.caveats = _extent(
-            budget, config, account.flops_per_token, manifest.get("train", math.nan)
-        )
-        planned.examined = min(config["train"]["eval_tokens"] or math.inf, _val(manifest))
-        planned.prepared = bool(manifest)
-        mark, machine = signature(config, vocab), machine_name(here)
-        formula = peak_memory(
-            {**config, "hardware": here}, account.params_total, vocab, here["device"]
-        )
-        planned.memory = self.history.memory(mark, machine, formula)
-        examined = planned.examined if math.isfinite(planned.examined) else 0.0
-        pace = self.history.pace(mark, machine, account.flops_per_token, examined)
-        if budget.unit == "min":
-            planned.seconds = Estimate(60 * budget.amount + pace.start, "given")
-            every = config["train"]["eval_every"] * _step_tokens(config)
-            planned.tokens = 60 * budget.amount / (pace.token + pace.evaluation / every)
-        else:
-            planned.seconds = Estimate(_seconds(config, planned.tokens, pace), pace.basis)
-        planned.entry = Entry(
-            *self.answers.content(validated, here),
-            validated.chosen,
-            planned.tokens,
-            planned.flops,
-            account.params_active,
-            account.params_total,
-            config["compare"],
-            frozenset([job_words(shlex.split(planned.label))]),
-        )
 
 
-def _extent(
-    budget: Budget, config: dict[str, Any], flops_per_token: int, targets: float
-) -> tuple[float, list[str]]:
-    """Tokens of the training, NaN where they are not known yet, and what is to be said of them.
+def _targets(manifest: dict[str, Any], split: str) -> float:
+    """Of the split's text; as far as one knows there is no end to one that is not prepared."""
+    return float(manifest.get(split, math.inf))
+
+
+def _spend(planned: Planned, config: dict[str, Any], pace: Pace, targets: float) -> None:
+    """Tokens and seconds of the training, NaN where they are not known yet, and what is to be said
+    of them.
 
     Args:
         targets: of the training text
     """
-    rows, seq_len = _step_rows(config), int(config["model"]["max_seq_len"])
-    of_a_step = budget.of_a_step(rows, seq_len, targets / seq_len, flops_per_token)
-    steps = budget.steps(of_a_step) if math.isfinite(of_a_step) else None
-    tokens = steps * rows * seq_len if steps is not None else math.nan
-    return tokens, list(budget.caveats(rows, seq_len, targets / seq_len, of_a_step))
-
-
-def _step_rows(config: dict[str, Any]) -> int:
-    rows: int = config["train"]["batch_size"] * config["train"]["grad_accum_steps"]
-    return rows
-
-
-def _step_tokens(config: dict[str, Any]) -> int:
-    return _step_rows(config) * int(config["model"]["max_seq_len"])
-
-
-def _val(manifest: dict[str, Any]) -> float:
-    return float(manifest["val"]) if manifest else math.inf
-
-
-def _seconds(config: dict[str, Any], tokens: float, pace: Pace) -> float:
-    """Start and end, training steps, and evaluations, of which there is one at the end."""
-    if not math.isfinite(tokens):
-        return math.nan
-    steps = tokens / _step_tokens(config)
-    evaluations = math.ceil(steps / config["train"]["eval_every"] - 1e-9)
-    return pace.start + tokens * pace.token + evaluations * pace.evaluation
+    train, seq_len = config["train"], int(config["model"]["max_seq_len"])
+    budget = Budget.parse(train["budget"])
+    rows = train["batch_size"] * train["grad_accum_steps"]
+    per_epoch = targets / seq_len
+    of_a_step = budget.of_a_step(rows, seq_len, per_epoch, planned.flops_per_token)
+    planned.caveats = list(budget.caveats(rows, seq_len, per_epoch, of_a_step))
+    every = train["eval_every"]
+    if budget.unit == "min":
+        planned.seconds = Estimate(60 * budget.amount + pace.start, "given")
+        per_token = pace.token + pace.evaluation / (every * rows * seq_len)
+        planned.tokens = 60 * budget.amount / per_token
+        return
+    steps = (budget.steps(of_a_step) if of_a_step else None) or math.nan
+    planned.tokens = steps * rows * seq_len
+    evaluations = -(-steps // every)  # one comes at the end
+    spent = pace.start + planned.tokens * pace.token + evaluations * pace.evaluation
+    planned.seconds = Estimate(spent, pace.basis)

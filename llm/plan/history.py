@@ -11,12 +11,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from llm.plan.memory import peak_memory
+from llm.plan.cost import peak_memory
+from llm.runs.arms import read_run
 from llm.tracking.log import MetricLog
 
-_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 #: The first steps compile, allocate and fill caches.
 _WARM_UP = 3
 #: Where no run tells: from the start of a process to its first step, importing PyTorch; and a token
@@ -38,7 +36,7 @@ class Past:
     eval_tokens: float  # that it examined at most
     start: float | None  # seconds of the process before the first step and after the last
     peak_memory: float | None
-    formula: float  # what llm.plan.memory says of it
+    formula: float  # what llm.plan.cost says of it
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,7 @@ class History:
     def __init__(self, outputs: Path):
         folders = [outputs / "runs", outputs / "calibration" / "runs"]
         files = [file for folder in folders for file in sorted(folder.glob("*/run.json"))]
-        self.past = [past for file in files if (past := _read(file)) is not None]
+        self.past = [past for file in files if (past := _read(file.parent)) is not None]
 
     def pace(self, mark: str, machine: str, flops_per_token: float, examined: float) -> Pace:
         """How fast a job will be.
@@ -166,15 +164,16 @@ def _affine(points: list[tuple[float, float]], x: float) -> float:
     return alpha + beta * x
 
 
-def _read(file: Path) -> Past | None:
+def _read(folder: Path) -> Past | None:
     try:
-        facts = json.loads(file.read_bytes())
+        facts, config = read_run(folder)
         if facts.get("processes", 1) != 1:
             return None
-        config = yaml.load((file.parent / "config.yaml").read_text(), _LOADER)
-        rows = MetricLog.read(file.parent / "perf.jsonl")
+        rows = MetricLog.read(folder / "perf.jsonl")
         token, evaluation = _paces(rows)
         vocabulary = facts["vocab_size"]
+        # The code of plugins runs where the command line names them, not where old configs do.
+        known = {**config, "hardware": facts, "plugins": []}
         return Past(
             signature(config, vocabulary),
             machine_name(facts),
@@ -182,9 +181,9 @@ def _read(file: Path) -> Past | None:
             token,
             evaluation,
             config["train"]["eval_tokens"] or math.inf,
-            _start(file.parent, facts, rows, token, evaluation),
+            _start(folder, facts, rows, token, evaluation),
             facts.get("peak_memory"),
-            peak_memory(config, facts["params_total"], vocabulary, facts["device"]),
+            peak_memory(known, facts["params_total"], vocabulary),
         )
     except (OSError, ValueError, KeyError, statistics.StatisticsError, ZeroDivisionError):
         return None

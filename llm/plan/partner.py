@@ -5,7 +5,7 @@ as can be in one thing:
 
     active_flops   operations that a token of training really costs (`llm.model.accounting`)
     total_params   parameters in all, used by a token or not
-    memory         bytes of training, by the estimate of `llm.plan.memory`
+    memory         bytes of training, by the estimate of `llm.plan.cost`
     time           seconds of a training step, as measured on this machine (`llm.plan.timing`)
 
 The first three are straight lines in d_ff, so two widths tell all others. One more of d_ff is
@@ -20,21 +20,17 @@ experts is no part of it.
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from llm.config.errors import Refused
 from llm.config.validate import Validated
-from llm.plan.cost import Costs
-from llm.plan.machine import Machines
-from llm.plan.memory import peak_memory
+from llm.model.accounting import Account
+from llm.plan.cost import account, machine_here, peak_memory
 
 #: What `moe=dense` is once it is validated.
 DENSE = {"_target_": "llm.layers.feed_forward.FeedForward"}
 #: Any will do.
 _VOCABULARY = 256
-
-_costs = Costs()
 
 
 def partner(validated: Validated) -> Validated:
@@ -112,11 +108,8 @@ def _total_params(config: dict[str, Any]) -> float:
 
 
 def _memory(config: dict[str, Any]) -> float:
-    here = Machines(Path(config["outputs"])).facts(config["hardware"])
-    if here is None:
-        raise Refused("that device is not here; take hardware=cpu", "hardware")
-    total = _account(config).params_total
-    return peak_memory({**config, "hardware": here}, total, _VOCABULARY, here["device"])
+    known = {**config, "hardware": machine_here(config)}
+    return peak_memory(known, _account(config).params_total, _VOCABULARY)
 
 
 _AMOUNTS = {"active_flops": _active_flops, "total_params": _total_params, "memory": _memory}
@@ -127,10 +120,10 @@ def active_flops_width(config: dict[str, Any]) -> int:
     return equal_width(config, _active_flops)
 
 
-def _account(config: dict[str, Any]) -> Any:
-    account = _costs.account(config, _VOCABULARY)
-    if account is not None:
-        return account
+def _account(config: dict[str, Any]) -> Account:
+    found = account(config, _VOCABULARY)
+    if found is not None:
+        return found
     if config["model"].get("init_from") is not None:
         raise Refused(
             "weights to start from (model.init_from) bring widths of their own", "compare"

@@ -21,9 +21,8 @@ from filelock import FileLock
 from llm.config.environment import invocation
 from llm.config.errors import Refused
 from llm.config.validate import Validated
-from llm.plan.cost import Costs
+from llm.plan.cost import machine_here, vocabulary
 from llm.plan.history import History, machine_name, signature
-from llm.plan.machine import Machines
 from llm.plan.partner import active_flops_width, dense_of, settings
 from llm.runs.files import write_json
 from llm.sweep.answer import Answers
@@ -90,9 +89,7 @@ class Unmeasured(Refused):
 def width_of_equal_time(validated: Validated) -> int:
     """Decided before, or now and for good; Unmeasured where too little is known."""
     config = validated.config
-    here = Machines(Path(config["outputs"])).facts(config["hardware"])
-    if here is None:
-        raise Refused("that device is not here; take hardware=cpu", "hardware")
+    here = machine_here(config)
     file = Path(config["outputs"]) / ".partners" / f"{_mark(validated, here)}.json"
     if not file.exists():
         times = _times(validated, here)
@@ -120,8 +117,7 @@ def _to_measure(config: dict[str, Any], times: Times) -> list[list[str]]:
 def _times(validated: Validated, here: dict[str, Any]) -> Times:
     config = validated.config
     outputs = Path(config["outputs"])
-    answers = Answers(lambda node: here)
-    vocab, _ = Costs().vocabulary(config, answers.prepared(validated))
+    vocab, _ = vocabulary(config, Answers().prepared(validated))
     history, machine = History(outputs), machine_name(here)
     experts = history.pace(signature(config, vocab), machine, 1.0, 0.0)
     dense = history.of_widths(signature(dense_of(config, 1), vocab), machine)

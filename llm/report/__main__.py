@@ -7,11 +7,6 @@ standard output is the page. `--out=FOLDER` puts it elsewhere.
 import sys
 from pathlib import Path
 
-from llm.config import stand_in
-
-if __name__ == "__main__":  # elsewhere PyTorch may be wanted, or be there
-    stand_in.install()
-
 from llm.config.command import exit_code
 from llm.config.errors import Refused
 from llm.report.collect import Collection, Result, collect, folder_named

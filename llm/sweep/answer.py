@@ -1,7 +1,6 @@
 """Which run answers a job, without starting it."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,14 +21,9 @@ class Data(NamedTuple):
 
 
 class Answers:
-    """Run ids of validated configs; what many of them share is found out once.
+    """Run ids of validated configs; what many of them share is found out once."""
 
-    Args:
-        machine_facts: of a `hardware` node, what `auto` becomes here; None where that is unknown
-    """
-
-    def __init__(self, machine_facts: Callable[[dict[str, Any]], dict[str, Any] | None]):
-        self.machine_facts = machine_facts
+    def __init__(self) -> None:
         self._data: dict[str, Data | None] = {}
         self._ids: dict[tuple[str, str], str] = {}
 
@@ -42,7 +36,7 @@ class Answers:
         if validated.config["model"].get("init_from") is not None:
             return None
         data = self.data(validated)
-        facts = self.machine_facts(validated.config["hardware"])
+        facts = resolved_here(validated.config["hardware"])
         if data is None or facts is None:
             return None
         name, _ = identify(validated.chosen, validated.identity, facts, data.fingerprint)

@@ -15,8 +15,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from llm.config.errors import Interrupted, Refused
 from llm.config.jobs import Jobs
 from llm.config.outcome import Outcome, SweepJob, as_problem, report_problem, run_facts
-from llm.plan.cost import Costs
-from llm.plan.memory import peak_memory
+from llm.plan.cost import account, peak_memory, vocabulary
 from llm.runs.arms import arm_of, read_content
 from llm.runs.code import changes, code_facts, packages
 from llm.runs.directory import mark_pruned
@@ -31,6 +30,8 @@ from llm.sweep.task import Task
 _PERIOD = 0.05
 #: Seconds between two looks at the metric logs.
 _LOOK = 2.0
+#: What a job is counted as whose device is not here; it will say so itself.
+_CPU = {"device": "cpu", "precision": "fp32"}
 #: How a process ends that was told to.
 _STOPPED = (130, 143, -signal.SIGINT, -signal.SIGTERM)
 
@@ -85,8 +86,7 @@ def _tasks(
     """Compose and validate every job; find those that are done, and those that are the same."""
     frozen = jobs.frozen()
     assert jobs.snapshot is not None
-    composer, answers = frozen.composer(), Answers(resolved_here)
-    costs = Costs()
+    composer, answers = frozen.composer(), Answers()
     changed: dict[str, str] = {}  # of the code that made a finished run
     tasks: list[Task] = []
     firsts: dict[str, Task] = {}
@@ -109,18 +109,19 @@ def _tasks(
                 continue
             config = validated.config
             task.run = answers.run_id(validated)
-            machine = resolved_here(config["hardware"]) or {}
-            task.device = machine.get("device", "cpu")
+            machine = resolved_here(config["hardware"]) or _CPU
+            task.device = machine["device"]
             task.arm = arm_of(answers.content(validated, machine)[0])
-            vocab, _ = costs.vocabulary(config, answers.prepared(validated))
+            vocab, _ = vocabulary(config, answers.prepared(validated))
             try:
-                account = costs.account(config, vocab)
+                costs = account(config, vocab)
             except Refused as refusal:
                 problem = str(as_problem(refusal, job.words))
                 task.outcome = Outcome(number, job.overrides, 2, problem, again=False)
                 continue
-            if account is not None:
-                task.memory = peak_memory(config, account.params_total, vocab, task.device)
+            if costs is not None:
+                known = {**config, "hardware": machine}
+                task.memory = peak_memory(known, costs.params_total, vocab)
             restarts = config["run"]["existing"] == "restart"
             given_up = None if restarts else hopeless.get(frozenset(job.overrides))
             if task.run is not None:

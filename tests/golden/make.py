@@ -93,7 +93,7 @@ def leaves_of(config: dict[str, Any]) -> dict[str, Any]:
 def write_configs() -> None:
     """The first line's config whole, of the others what differs; of a grid's jobs but ids."""
     os.chdir(HERE)
-    answers = Answers(lambda node: FP32)
+    answers = Answers()
     rows: list[dict[str, Any]] = []
     base: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:

@@ -20,7 +20,7 @@ from llm.sweep.answer import Answers
 from tests.golden.make import FP32, HERE, RUNS, TOY, leaves_of, resolve
 
 GOLDEN = json.loads((HERE / "configs.json").read_text())
-ANSWERS = Answers(lambda node: FP32)  # what lines share is found out once
+ANSWERS = Answers()  # what lines share is found out once
 IDS = [folder.name for folder in sorted(HERE.glob("runs/*"))]
 
 

@@ -12,7 +12,7 @@ from llm.config.compose import Composer
 from llm.config.errors import Refused
 from llm.config.jobs import Jobs
 from llm.config.overrides import read
-from llm.plan.memory import peak_memory
+from llm.plan.cost import peak_memory
 from llm.plan.partner import DENSE
 from llm.plan.timing import Times
 from llm.runs.identity import config_hash
@@ -49,7 +49,7 @@ def validated():
 def amounts(config: dict, vocab_size: int = 999) -> dict[str, float]:
     """By the accounts of the real model."""
     costs = account_for(config, build_model(config, vocab_size, device="meta"))
-    memory = peak_memory(config, costs.params_total, vocab_size, "cpu")
+    memory = peak_memory(config, costs.params_total, vocab_size)
     return {
         "active_flops": costs.flops_per_token,
         "total_params": costs.params_total,
@@ -160,5 +160,5 @@ def _pretend(config: dict, seconds: float) -> None:
     facts = {"device": "cpu", "precision": "fp32", "flops_per_token": 9, "params_total": 9}
     (folder / "run.json").write_text(json.dumps({**facts, "vocab_size": Bytes().vocab_size}))
     rate = {"perf/tokens_per_second": 1 / seconds}
-    rows = [{"tokens": i, "perf/seconds": i * seconds, **rate} for i in range(1, 9)]
+    rows = [{"step": i, "tokens": i, "perf/seconds": i * seconds, **rate} for i in range(1, 9)]
     (folder / "perf.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

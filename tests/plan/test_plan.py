@@ -1,84 +1,32 @@
-"""`llm.plan`: what a sweep would do and cost, without PyTorch."""
+"""`llm.plan`: what a sweep would do and cost."""
 
 import json
-import subprocess
-import sys
+import re
 import time
 
 import pytest
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from llm.build import account_for, build_model
-from llm.config.choices import Choices
-from llm.config.stand_in import installed
 from llm.plan.__main__ import run
 from llm.plan.history import History, _affine, _paces, machine_name, signature
 from tests.toy import TOY
 
-CHOICES = Choices()
 
-GROUPS = ("model", "moe", "model/position", "model/style")
+@pytest.fixture
+def plan(capsys):
+    """`plan(*line)`: rows of the table, cells between two spaces, and all that was printed."""
 
+    def command(*line: str) -> tuple[list[list[str]], str]:
+        capsys.readouterr()
+        assert run(list(line)) == 0
+        told = capsys.readouterr().out
+        rows = [row for row in told.splitlines() if re.match(r" *\d+  ", row)]
+        return [[cell.strip() for cell in row.split("  ") if cell.strip()] for row in rows], told
 
-@pytest.fixture(scope="module")
-def presets():
-    """Every option of every group of the model at least once, and keys that shape it."""
-    found = {}
-    options = [CHOICES.groups[group] for group in GROUPS]
-    lines = [
-        [f"{group}={given[i % len(given)]}" for group, given in zip(GROUPS, options, strict=True)]
-        for i in range(max(map(len, options)))
-    ]
-    lines += [
-        ["model=nano", "model.n_kv_heads=2", "moe=switch", "moe.n_experts=8", "model.bias=true"],
-        ["model=nano", "model.window=[16,null]", "model.n_sinks=2", "model.moe_every=2"],
-        ["model=nano", "model.parametrization=mup", "moe=topk", "moe.balance=bias"],
-    ]
-    with initialize_config_dir(str(CHOICES.conf), version_base="1.3"):
-        for line in lines:
-            config = OmegaConf.to_container(compose("train", line), resolve=True)
-            found[" ".join(line)] = config
-    return found
+    return command
 
 
-def test_models_are_counted_without_pytorch_as_with_it(presets):
-    with installed():
-        from llm.plan.cost import Costs
-
-        costs = Costs()
-        counted = {name: vars(costs.account(c, 300)) for name, c in presets.items()}
-    built = {
-        name: vars(account_for(config, build_model(config, 300, device="meta")))
-        for name, config in presets.items()
-    }
-    assert counted == built
-
-
-def plan(*line: str) -> tuple[list[list[str]], str]:
-    """Rows of the table, cells between two spaces, and all that was printed."""
-    code = (
-        "import sys, runpy; sys.argv[0] = 'llm.plan'\n"
-        "try: runpy.run_module('llm.plan', run_name='__main__', alter_sys=True)\n"
-        "finally: print('torch is', type(sys.modules.get('torch')).__name__)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, *line], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert "torch is _Stand" in done.stdout
-    return rows_of(done.stdout), done.stdout
-
-
-def rows_of(told: str) -> list[list[str]]:
-    return [
-        [cell.strip() for cell in row.split("  ") if cell.strip()]
-        for row in told.splitlines()[2:]
-        if row[:3].strip().isdigit()
-    ]
-
-
-def test_a_plan_knows_duplicates_and_what_is_done_already(llm_train):
+def test_a_plan_knows_duplicates_and_what_is_done_already(llm_train, plan):
     llm_train("moe=dense", "seed=1")
     rows, told = plan(*TOY, "moe=dense,switch", "moe.n_experts=2,4", "seed=1,2")
     assert [row[2] for row in rows] == [
@@ -96,25 +44,22 @@ def test_a_plan_knows_duplicates_and_what_is_done_already(llm_train):
     assert "active FLOPs of training: 1." in told
 
 
-def test_what_a_job_would_refuse_the_plan_shows(toy_text, capsys):
-    assert run([*TOY, "moe=topk", "moe.top_k=1,2,9"]) == 0
-    rows = rows_of(capsys.readouterr().out)
+def test_what_a_job_would_refuse_the_plan_shows(toy_text, plan):
+    rows, _ = plan(*TOY, "moe=topk", "moe.top_k=1,2,9")
     assert rows[0][2].startswith("refused: moe.router.renormalize: with top_k=1")
     assert rows[1][2] == "new"
     assert rows[2][2] == "refused: moe.top_k=9: is 9, more than n_experts=4"
 
 
-def test_what_only_the_job_can_know_is_unknown(toy_text, capsys):
-    assert run([*TOY, "model.init_from=gone,null", "train.budget=2steps"]) == 0
-    told = capsys.readouterr().out
-    rows = rows_of(told)
+def test_what_only_the_job_can_know_is_unknown(toy_text, plan):
+    rows, told = plan(*TOY, "model.init_from=gone,null", "train.budget=2steps")
     assert rows[0][2:] == ["unknown", *["?"] * 7]
     assert rows[1][2] == "new" and "?" not in rows[1][3:8]
     assert "1 of them tell only when they run" in told
 
 
 @pytest.mark.slow
-def test_five_hundred_jobs_in_twenty_seconds(toy_text):
+def test_five_hundred_jobs_in_twenty_seconds(toy_text, plan):
     begun = time.monotonic()
     line = ["model=tiny,mini,small,nano,base", "moe=dense,switch", "moe.n_experts=2,4,8,16,32"]
     rows, _ = plan(*line, "optimizer.lr=1e-3,2e-3", "seed=1,2,3,4,5", "hardware.precision=fp32")
@@ -123,7 +68,7 @@ def test_five_hundred_jobs_in_twenty_seconds(toy_text):
 
 
 @pytest.mark.slow
-def test_of_a_search_the_plan_shows_examples_and_says_so(toy_text):
+def test_of_a_search_the_plan_shows_examples_and_says_so(toy_text, plan):
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     line = ["hydra/sweeper=optuna", "moe=dense,switch", "optimizer.lr=interval(0.001,1)"]
     rows, told = plan(*TOY, *line)
@@ -135,8 +80,8 @@ def test_of_a_search_the_plan_shows_examples_and_says_so(toy_text):
     assert "there is no grid to list" in told and "a trial costs 13.4M to 13.6M FLOPs" in told
 
 
-def test_time_is_measured_where_it_can_be_and_scaled_elsewhere(trained):
-    folder = trained("moe=dense").folder
+def test_time_is_measured_where_it_can_be_and_scaled_elsewhere(tmp_path, llm_train):
+    folder = llm_train("moe=dense").folder
     facts = json.loads((folder / "run.json").read_text())
     config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
     history = History(folder.parent.parent)

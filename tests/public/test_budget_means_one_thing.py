@@ -7,7 +7,7 @@ import pytest
 from llm.config.choices import Choices
 from llm.config.jobs import Jobs
 from llm.config.overrides import read
-from llm.plan.__main__ import plan
+from llm.plan.calibrate import plan
 from tests.toy import TOY
 
 
