@@ -11,10 +11,11 @@ class Feed:
 
     Args:
         draw: from a row number to the rows of a step that begins there
+        ahead: False draws each when it is asked for
     """
 
-    def __init__(self, draw: Callable[[int], Batch]):
-        self.draw = draw
+    def __init__(self, draw: Callable[[int], Batch], ahead: bool = True):
+        self.draw, self.reads_ahead = draw, ahead
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="data")
         self._ahead: tuple[int, Future[Batch]] | None = None
 
@@ -25,7 +26,8 @@ class Feed:
             batch = ahead[1].result()
         else:
             batch = self.draw(first)
-        self._ahead = (following, self._thread.submit(self.draw, following))
+        if self.reads_ahead:
+            self._ahead = (following, self._thread.submit(self.draw, following))
         return batch
 
     def close(self) -> None:

@@ -55,11 +55,12 @@ def _train(trainer: Trainer) -> None:
                     metrics |= {f"grad_norm/{role}": norm for role, norm in totals.norms.items()}
                     metrics |= {f"update_ratio/{role}": ratio for role, ratio in ratios.items()}
                     metrics |= trainer.evaluate()
-                    if not math.isfinite(metrics["val/loss"]):  # the weights are spoilt
+                    cost = trainer.objective.metric.cost(metrics)
+                    if not math.isfinite(cost):  # the weights are spoilt
                         trainer.go_back(totals)
                         continue
-                    better = metrics["val/loss"] < state.best
-                    state.best = min(state.best, metrics["val/loss"])
+                    better = cost < state.best
+                    state.best = min(state.best, cost)
                 trainer.log(metrics)
                 sample_every = settings["sample_every"]
                 if sample_every and state.step % sample_every == 0 and not last:

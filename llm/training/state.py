@@ -13,7 +13,7 @@ class TrainState:
     documents: read to their end
     seconds: since the run began, pauses left out; step_seconds: of them in training steps
     metrics_bytes: how long metrics.jsonl was
-    best: lowest validation loss yet
+    best: the objective's metric at its best yet, turned so that lower is better
     passed_over: rows of data that were skipped by going back; step s begins at row
         s · rows_per_step + passed_over
     went_back: [step it came from, step it went to] of each time that it went back, until it has

@@ -32,6 +32,8 @@ from llm.moe.balance import after_step
 from llm.moe.exchange import split_experts
 from llm.moe.preflight import preflight
 from llm.moe.statistics import summarise
+from llm.objective.base import Objective
+from llm.objective.pretrain import Pretrain
 from llm.optimizer.norms import Norms, Steps
 from llm.report import card
 from llm.report.observatory import Observatory
@@ -88,9 +90,10 @@ class Trainer:
         self.rows_per_step = self.settings["batch_size"] * self.settings["grad_accum_steps"]
         micro_rows = self._try_out(hardware)
         self.peak = world.size * float(world.decide(lambda: measured_peak(machine)))
-        self.order = training_order(prepared, self.reading.seq_len, self.seed)
+        order = training_order(prepared, self.reading.seq_len, self.seed)
+        self.objective: Objective = Pretrain(order, self.exam, self.rows_per_step)
         self.state = TrainState()
-        self.course = self._course()
+        self.course = self._course(order.rows_per_epoch)
         decided["compile"] = hardware.compiles(machine, run.facts, self.course.seconds)
         if decided["compile"]:
             compile_blocks(self.model)
@@ -140,14 +143,14 @@ class Trainer:
             self.reading = replace(self.reading, eval_rows=most)
         return micro_rows
 
-    def _course(self) -> Course:
+    def _course(self, rows_per_epoch: float) -> Course:
         seq_len, flops = self.reading.seq_len, self.costs.flops_per_token
         course = Course(
             Budget.parse(self.settings["budget"]),
             self.state,
             self.rows_per_step,
             seq_len,
-            self.order.rows_per_epoch,
+            rows_per_epoch,
             flops,
             eager_step_seconds(self.rows_per_step * seq_len * flops, self.peak),
         )
@@ -163,6 +166,8 @@ class Trainer:
         self.alarm = CollapseAlarm(active_experts(self.model), step_tokens)
         self.metric_log: Any = MetricLog(run.folder) if first else NullSink()
         self.perf_log: Any = PerfLog(run.folder) if first else NullSink()
+        parts: dict[str, Any] = {"scaler": self.scaler, "guard": self.guard, "alarm": self.alarm}
+        parts["objective"] = self.objective
         self.history = CheckpointHistory(
             run,
             self.world,
@@ -170,7 +175,7 @@ class Trainer:
             self.model,
             self.optimizer,
             self.state,
-            {"scaler": self.scaler, "guard": self.guard, "alarm": self.alarm},
+            parts,
             settings,
             lambda line: self.progress.say(line),  # made when it is known where the run stands
         )
@@ -190,7 +195,7 @@ class Trainer:
             folder, self.exam, self.reading.tokenizer, state.step, self.progress.say
         )
         self.stopwatch, self.norms = Stopwatch(machine.device), Norms(self.model, world.size)
-        self.feed = Feed(lambda first: self.order.rows(first, self.rows_per_step))
+        self.feed = Feed(self._draw, ahead=self.objective.reads_ahead)
         self.gradients = Gradients(
             self.parallel,
             machine,
@@ -247,6 +252,9 @@ class Trainer:
         """The row of the data at which the step begins."""
         return self.state.step * self.rows_per_step + self.state.passed_over
 
+    def _draw(self, first: int) -> Batch:
+        return self.objective.batch(first, self.model, self.reading, self.world)
+
     def next_batch(self) -> Batch:
         with self.stopwatch.phase("data"):
             if self.settings["overfit"]:
@@ -289,7 +297,7 @@ class Trainer:
 
     def step_metrics(self, totals: Totals) -> dict[str, Any]:
         """The figures of the step that is done."""
-        epochs = self.order.epochs(self._first_row)
+        epochs = self.objective.epochs(self._first_row)
         metrics: dict[str, Any] = {
             "train/loss": totals.loss,
             "train/grad_norm": totals.norm,
@@ -321,11 +329,11 @@ class Trainer:
         """The figures of the held-out text, and what each expert was given of it."""
         with self.stopwatch.phase("evaluation"):
             metrics: dict[str, Any] = {
-                **evaluate.examine(
-                    self.model, self.exam, self.reading, self.world, self.observatory.watch
+                **self.objective.evaluate(
+                    self.model, self.reading, self.world, self.observatory.watch
                 )
             }
-        if math.isfinite(metrics["val/loss"]):
+        if math.isfinite(self.objective.metric.cost(metrics)):
             metrics |= self.observatory.report(self.state.step, self.run.id, self.world.sum)
         return metrics
 

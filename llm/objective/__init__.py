@@ -1,0 +1,1 @@
+"""What a run learns from, and what it is judged by."""
