@@ -23,7 +23,10 @@ from tests.toy import TOY
 
 MASK = "data.document_mask=true"
 #: What reads otherwise where a mask is forgotten, documents of a few tokens, and odd batches.
-LEARNED = ["model/position=learned", "train.eval_tokens=301", "train.batch_size=3"]
+LEARNED = [
+    *("model/position=learned", "train.eval_tokens=301", "train.batch_size=3"),
+    *("train.budget=4steps", "train.eval_every=2"),
+]
 MIXTURE = [
     *("data=mixture", "data.parts.tinytown=null", "data.parts.pydoc=null"),
     *("data/parts/one/corpus=custom", "data.parts.one.weight=1"),

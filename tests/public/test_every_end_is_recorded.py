@@ -22,7 +22,6 @@ def stop_here():
         ("llm.training.trainer.preflight", Refused("no gradient"), 2, "failed", "no gradient"),
         ("llm.training.trainer.account_for", KeyboardInterrupt(), 130, "interrupted", "signal 2"),
         ("llm.tracking.none.NoTracking.start", Refused("no account"), 2, "failed", "no account"),
-        ("llm.training.step.Gradients.compute", MemoryError(), 1, "failed", "MemoryError"),
         ("llm.data.feed.Feed.take", SystemExit(3), 3, "failed", "3"),
         ("llm.evaluate.examine", OSError(28, "No space left"), 1, "failed", "No space left"),
         ("llm.report.card.sample_texts", KeyboardInterrupt(), 130, "interrupted", "signal 2"),
