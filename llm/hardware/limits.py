@@ -38,14 +38,22 @@ def _within_quota(n: int) -> int:
 
 def free_memory() -> float:
     """Bytes that processes can still have; infinite where nothing tells."""
-    found = float("inf")
-    for line in _read(Path("/proc/meminfo")).splitlines():
-        if line.startswith("MemAvailable:"):
-            found = 1024.0 * int(line.split()[1])
     limit, used = (_read(_CGROUP / f"memory.{name}").strip() for name in ("max", "current"))
-    if limit.isdigit() and used.isdigit():
-        found = min(found, float(int(limit) - int(used)))
-    return found
+    left = float(int(limit) - int(used)) if limit.isdigit() and used.isdigit() else float("inf")
+    return min(_meminfo("MemAvailable"), left)
+
+
+def total_memory() -> float:
+    """Bytes that processes could have if there were no others; infinite where nothing tells."""
+    limit = _read(_CGROUP / "memory.max").strip()
+    return min(_meminfo("MemTotal"), float(limit) if limit.isdigit() else float("inf"))
+
+
+def _meminfo(name: str) -> float:
+    for line in _read(Path("/proc/meminfo")).splitlines():
+        if line.startswith(f"{name}:"):
+            return 1024.0 * int(line.split()[1])
+    return float("inf")
 
 
 def _read(path: Path) -> str:

@@ -12,8 +12,9 @@ from llm.config.jobs import Jobs
 from llm.config.outcome import Outcome, SweepJob, as_problem, run_facts
 from llm.config.root import Budget
 from llm.config.validate import Validated
-from llm.plan.cost import account, machine_here, peak_memory, vocabulary
+from llm.plan.cost import account, machine_here, vocabulary
 from llm.plan.history import Estimate, History, Pace, machine_name, signature
+from llm.plan.memory import peak_memory
 from llm.plan.timing import Unmeasured
 from llm.runs.arms import Entry, job_words
 from llm.sweep.answer import Answers

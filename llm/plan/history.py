@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from llm.plan.cost import peak_memory
+from llm.plan.memory import peak_memory
 from llm.runs.arms import read_run
 from llm.tracking.log import MetricLog
 

@@ -5,7 +5,7 @@ as can be in one thing:
 
     active_flops   operations that a token of training really costs (`llm.model.accounting`)
     total_params   parameters in all, used by a token or not
-    memory         bytes of training, by the estimate of `llm.plan.cost`
+    memory         bytes of training, by the estimate of `llm.plan.memory`
     time           seconds of a training step, as measured on this machine (`llm.plan.timing`)
 
 The first three are straight lines in d_ff, so two widths tell all others. One more of d_ff is
@@ -25,7 +25,8 @@ from typing import Any
 from llm.config.errors import Refused
 from llm.config.validate import Validated
 from llm.model.accounting import Account
-from llm.plan.cost import account, machine_here, peak_memory
+from llm.plan.cost import account, machine_here
+from llm.plan.memory import peak_memory
 
 #: What `moe=dense` is once it is validated.
 DENSE = {"_target_": "llm.layers.feed_forward.FeedForward"}

@@ -15,7 +15,8 @@ from hydra.core.utils import JobReturn, JobStatus
 from llm.config.errors import Interrupted, Refused
 from llm.config.jobs import Jobs
 from llm.config.outcome import Outcome, SweepJob, as_problem, report_problem, run_facts
-from llm.plan.cost import account, peak_memory, vocabulary
+from llm.plan.cost import account, vocabulary
+from llm.plan.memory import peak_memory
 from llm.runs.arms import arm_of, read_content
 from llm.runs.code import changes, code_facts, packages
 from llm.runs.directory import mark_pruned

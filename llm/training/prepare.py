@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from llm.build import build_model, caveats
+from llm.build import account_for, build_model, caveats
 from llm.config.errors import Refused
 from llm.config.instantiate import instantiate
 from llm.config.outcome import Job
@@ -16,6 +16,8 @@ from llm.hardware.machine import Machine
 from llm.hardware.world import World
 from llm.hf.start import Start, begin_from
 from llm.moe.exchange import check_split
+from llm.plan.cost import vocabulary
+from llm.plan.memory import check_memory
 from llm.prepare import prepare_data
 from llm.reading import Reading
 from llm.runs.code import code_facts, packages
@@ -74,14 +76,19 @@ def _check(job: Job, world: World) -> Machine:
         )
     instantiate(config["tracking"], "tracking", plugins)
     recipe = instantiate(config["optimizer"], "optimizer", plugins)
+    vocab_size, known = vocabulary(config, {})
+    vocab_size = vocab_size if known else 256  # any will do: it is fitted to texts still to be read
     try:
-        model = build_model(config, 256, plugins, device="meta")
+        model = build_model(config, vocab_size, plugins, device="meta")
     except RuntimeError as error:  # sizes beyond what a tensor can count
         raise Refused(f"model: cannot be built: {str(error).splitlines()[0]}") from None
     check_split(model, hardware.expert_parallel)
-    if world.first:
-        for note in [*job.validated.notes, *caveats(model), *recipe.caveats(model)]:
-            print(note, file=sys.stderr)
+    params_total = account_for(config, model).params_total
+    resolved = {**config, "hardware": {**config["hardware"], **machine.facts()}}
+    warning = check_memory(resolved, params_total, vocab_size, world)
+    notes = [*job.validated.notes, *caveats(model), *recipe.caveats(model)]
+    for note in [*notes, *filter(None, [warning])] if world.first else []:
+        print(note, file=sys.stderr)
     return machine
 
 

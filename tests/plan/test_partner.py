@@ -12,7 +12,7 @@ from llm.config.compose import Composer
 from llm.config.errors import Refused
 from llm.config.jobs import Jobs
 from llm.config.overrides import read
-from llm.plan.cost import peak_memory
+from llm.plan.memory import peak_memory
 from llm.plan.partner import DENSE
 from llm.plan.timing import Times
 from llm.runs.identity import config_hash
