@@ -193,6 +193,7 @@ class Experiment:
     moe: Node
     data: Annotated[Node, Common(DataSettings)]
     tokenizer: Node
+    objective: Node
     optimizer: Node
     hardware: Node
     tracking: Annotated[Node, UNRECORDED]

@@ -20,6 +20,7 @@ FORMER_NAMES: dict[str, str] = {}
 #: Keys that came later, with the value that means "as before", which is left out of the hash:
 #: "llm.room.module.Class.key" with the class as it enters the hash, or "train.key" in a section.
 AS_BEFORE: dict[str, Any] = {
+    "objective": {"_target_": "llm.objective.pretrain.Pretrain"},
     "llm.model.transformer.Transformer.attention": {"_target_": "llm.model.attention.Attention"},
 }
 

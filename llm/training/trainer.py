@@ -33,7 +33,6 @@ from llm.moe.exchange import split_experts
 from llm.moe.preflight import preflight
 from llm.moe.statistics import summarise
 from llm.objective.base import Objective
-from llm.objective.pretrain import Pretrain
 from llm.optimizer.norms import Norms, Steps
 from llm.report import card
 from llm.report.observatory import Observatory
@@ -91,7 +90,8 @@ class Trainer:
         micro_rows = self._try_out(hardware)
         self.peak = world.size * float(world.decide(lambda: measured_peak(machine)))
         order = training_order(prepared, self.reading.seq_len, self.seed)
-        self.objective: Objective = Pretrain(order, self.exam, self.rows_per_step)
+        make: Any = instantiate(self.config["objective"], "objective", plugins)
+        self.objective: Objective = make(order, self.exam, self.rows_per_step)
         self.state = TrainState()
         self.course = self._course(order.rows_per_epoch)
         decided["compile"] = hardware.compiles(machine, run.facts, self.course.seconds)
