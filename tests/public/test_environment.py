@@ -48,7 +48,7 @@ def test_one_missing_package_is_named(capsys):
 
     assert exit_code("llm.train", call) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"llm.train: {sys.executable} lacks no_such_package; ")
+    assert line.startswith(f"llm.train: {sys.executable} lacks no_such_package")
 
 
 def test_a_missing_module_of_ours_is_a_bug(capsys):
