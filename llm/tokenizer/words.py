@@ -22,10 +22,7 @@ class Words(ArrayTokenizer):
 
     The pieces are those that the corpus lists, else the most frequent ones, up to
     `max_vocab_size` ids in all. A piece of one byte is that byte's id, and an unknown piece is
-    spelt in bytes: lossless on every text. A piece that occurs once is unknown, too: a model of a
-    small text learns from them how words are spelt (60 kB of English, 400 steps of 1,024 tokens:
-    3.6 bits per byte of held-out text, and 8.5 with an id for every word; half a megabyte: 1.8 and
-    2.4).
+    spelt in bytes: lossless on every text.
     """
 
     needs_fit = True
@@ -45,8 +42,7 @@ class Words(ArrayTokenizer):
                 for cut in pieces_by_stretch(well_formed(text)):
                     seen.update(cut)
             # Of equally frequent pieces the alphabet's first, so that the order of texts is idle.
-            often = (piece for piece in _longer_than_a_byte(seen) if seen[piece] > 1)
-            ranked = sorted(often, key=lambda piece: (-seen[piece], piece))
+            ranked = sorted(_longer_than_a_byte(seen), key=lambda piece: (-seen[piece], piece))
             self._become(ranked[:room])
             return
         listed = list(dict.fromkeys(_longer_than_a_byte(pieces)))

@@ -244,7 +244,7 @@ def test_ls_and_verify(tmp_path, capsys):
         head.split()
         == "name tokens documents bytes bytes/token tokenizer revision checksum".split()
     )
-    assert parts.startswith("parts-") and " 14 " in parts and "Words 265" in parts
+    assert parts.startswith("parts-") and " 14 " in parts and "Words 273" in parts
     assert other.endswith(" ok") and "Bytes 257" in other
     assert ["left out or mended: duplicates 7" in line for line in accounts] == [True, True]
     assert main([*outputs, "verify"]) == 0
