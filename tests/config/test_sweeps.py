@@ -154,9 +154,9 @@ def test_a_mistake_is_refused_before_the_first_job(type_line, typed, named, reme
 
 
 def test_other_kinds_of_lists_are_sweeps(type_line):
-    assert type_line("-m", "model=glob(m*i*)", "seed=range(1,2)").code == 0
+    assert type_line("-m", "model=glob(mi*)", "seed=range(1,2)").code == 0
     chosen = [(job.chosen["model"], job.config["seed"]) for job in type_line.jobs]
-    assert chosen == [("medium", 1), ("mini", 1), ("mistral", 1), ("mixtral", 1)]
+    assert chosen == [("mini", 1), ("mistral", 1), ("mixtral", 1)]
 
 
 def test_a_contradiction_in_combination_is_refused_by_its_job(type_line):
