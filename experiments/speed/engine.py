@@ -1,6 +1,6 @@
 """Tokens per second of the engine, by rows that are written at a time.
 
-python experiments/speed/engine.py model=small moe=dense --vocab 50304 --dtype bfloat16 --rows 1 16
+    python experiments/speed/engine.py model=small moe=dense --vocab 50304 --dtype bfloat16
 """
 
 import argparse
@@ -17,7 +17,7 @@ from llm.generate.engine import Engine, Request
 
 
 def step_seconds(engine: Engine, rows: int, tokens: int) -> float:
-    """Median of the steps in which every row gets a token, chat's settings, second of two rounds."""
+    """Median of the steps in which every row gets a token, of the second of two rounds."""
     found: list[float] = []
     for _ in range(2):
         found.clear()
