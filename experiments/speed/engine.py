@@ -1,6 +1,6 @@
 """Tokens per second of the engine, by rows that are written at a time.
 
-    python experiments/speed/engine.py model=small moe=dense --vocab 50304 --dtype bfloat16
+python experiments/speed/engine.py model=small moe=dense --vocab 50304 --dtype bfloat16
 """
 
 import argparse
