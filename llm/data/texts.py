@@ -8,7 +8,7 @@ from typing import NamedTuple
 #: Characters after which a document is cut at the next place that no tokenizer notices.
 STRETCH = 1 << 20
 #: Characters after which it is cut anywhere, where there is no such place (no white space at all).
-LONGEST = 1 << 21
+LONGEST = 1 << 24
 #: Stands between documents in some corpora's .txt files (TinyStories).
 SEPARATOR = "<|endoftext|>"
 
