@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from llm.config.jobs import Jobs
 from llm.plan.estimate import Planned, Planner
-from llm.plan.history import WALL
+from llm.plan.history import WALL, History
 from llm.runs.files import write_json
 
 #: Evaluations come after every fifth of them and at the end: one that loads what is loaded once,
@@ -58,7 +58,7 @@ def plan(jobs: Jobs, calibrate: bool) -> list[Planned]:
 
 
 def _planned(jobs: Jobs, outputs: Path, made: list[Any]) -> list[Planned]:
-    planner = Planner(jobs, outputs)
+    planner = Planner(jobs, History.under(outputs))
     return [planner.plan(i, job) for i, job in enumerate(made)]
 
 

@@ -12,7 +12,6 @@ from llm.build import account_for, build_model
 from llm.config.errors import Refused
 from llm.config.instantiate import instantiate
 from llm.model.accounting import Account
-from llm.sweep.answer import resolved_here
 
 #: Ids of a vocabulary that is fitted to text which has not been read yet.
 _GUESS = 256
@@ -71,8 +70,6 @@ def _vocabulary(nodes: str, plugins: tuple[str, ...]) -> tuple[int, bool]:
 
 
 def machine_here(config: dict[str, Any]) -> dict[str, Any]:
-    """Device and precision of a job; Refused where that device is not here."""
-    facts = resolved_here(config["hardware"])
-    if facts is None:
-        raise Refused("that device is not here; take hardware=cpu", "hardware")
+    """Device and precision of a job. Refused as the job would be where it cannot run here."""
+    facts: dict[str, Any] = instantiate(config["hardware"], "hardware").resolve().facts()
     return facts

@@ -16,7 +16,7 @@ from llm.plan.cost import account, machine_here, vocabulary
 from llm.plan.history import Estimate, History, Pace, machine_name, signature
 from llm.plan.memory import peak_memory
 from llm.plan.timing import Unmeasured
-from llm.runs.arms import Entry, job_words
+from llm.runs.arms import Entry, arm_of, job_words
 from llm.sweep.answer import Answers
 
 _UNKNOWN = Estimate(math.nan, "unknown")
@@ -29,11 +29,13 @@ class Planned:
     number: int
     label: str
     overrides: list[str] = field(default_factory=list)
-    run: str | None = None
+    folder: Path | None = None  # of its run, where that is known
     #: new, finished, failed, interrupted, running, refused, duplicate, or unknown
     state: str = "new"
     problem: str = ""
     same_as: int | None = None  # number of the job that is the same run
+    device: str = "cpu"
+    arm: str = ""  # the same for jobs that differ in their seed only
     params_total: float = math.nan
     params_active: float = math.nan
     flops_per_token: float = math.nan
@@ -63,10 +65,14 @@ class Planned:
 
 
 class Planner:
-    """Looks at jobs one by one; what they share is found out once."""
+    """Looks at jobs one by one; what they share is found out once.
 
-    def __init__(self, jobs: Jobs, outputs: Path):
-        self.jobs, self.answers, self.history = jobs, Answers(), History(outputs)
+    Args:
+        history: of runs that tell times and memory, none where formulas will do
+    """
+
+    def __init__(self, jobs: Jobs, history: History | None = None):
+        self.jobs, self.answers, self.history = jobs, Answers(), history or History([])
         self._first: dict[str, int] = {}
 
     def plan(self, number: int, made: SweepJob | Outcome) -> Planned:
@@ -89,6 +95,9 @@ class Planner:
         costs = account(config, vocab)
         self._find_run(planned, validated)
         here = machine_here(config)
+        planned.device = here["device"]
+        content, marks = self.answers.content(validated, here)
+        planned.arm = arm_of(content)
         if costs is None:
             return
         planned.params_total, planned.params_active = costs.params_total, costs.params_active
@@ -103,7 +112,8 @@ class Planner:
         pace = self.history.pace(mark, machine, costs.flops_per_token, examined)
         _spend(planned, config, pace, _targets(manifest, "train"))
         planned.entry = Entry(
-            *self.answers.content(validated, here),
+            content,
+            marks,
             validated.chosen,
             planned.tokens,
             planned.flops,
@@ -115,15 +125,15 @@ class Planner:
 
     def _find_run(self, planned: Planned, validated: Validated) -> None:
         """The run that answers the job, or the job before it that is the same run."""
-        config, planned.run = validated.config, self.answers.run_id(validated)
+        config, run = validated.config, self.answers.run_id(validated)
+        planned.folder = Path(config["outputs"]) / "runs" / run if run else None
         # Where only the job can find out its id, equal configs are still the same run.
-        identity = planned.run or json.dumps(validated.identity, sort_keys=True)
+        identity = run or json.dumps(validated.identity, sort_keys=True)
         first = self._first.setdefault(identity, planned.number)
         if first != planned.number:
             planned.state, planned.same_as = "duplicate", first
-        elif planned.run is not None:
-            facts = run_facts(Path(config["outputs"]) / "runs" / planned.run)
-            planned.state = facts.get("state", "new")
+        elif planned.folder is not None:
+            planned.state = run_facts(planned.folder).get("state", "new")
         elif config["model"].get("init_from") is not None:
             planned.state = "unknown"
 

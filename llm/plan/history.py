@@ -66,13 +66,18 @@ def signature(config: dict[str, Any], vocab_size: int) -> str:
     return json.dumps([parts, shape], sort_keys=True)
 
 
+@dataclass(frozen=True)
 class History:
-    """Former runs under `outputs/runs` and `outputs/calibration/runs`."""
+    """What former runs tell."""
 
-    def __init__(self, outputs: Path):
+    past: list[Past]
+
+    @classmethod
+    def under(cls, outputs: Path) -> "History":
+        """Of the runs under `outputs/runs` and `outputs/calibration/runs`."""
         folders = [outputs / "runs", outputs / "calibration" / "runs"]
         files = [file for folder in folders for file in sorted(folder.glob("*/run.json"))]
-        self.past = [past for file in files if (past := _read(file.parent)) is not None]
+        return cls([past for file in files if (past := _read(file.parent)) is not None])
 
     def pace(self, mark: str, machine: str, flops_per_token: float, examined: float) -> Pace:
         """How fast a job will be.

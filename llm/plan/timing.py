@@ -118,7 +118,7 @@ def _times(validated: Validated, here: dict[str, Any]) -> Times:
     config = validated.config
     outputs = Path(config["outputs"])
     vocab, _ = vocabulary(config, Answers().prepared(validated))
-    history, machine = History(outputs), machine_name(here)
+    history, machine = History.under(outputs), machine_name(here)
     experts = history.pace(signature(config, vocab), machine, 1.0, 0.0)
     dense = history.of_widths(signature(dense_of(config, 1), vocab), machine)
     return Times(experts.token if experts.basis == "measured" else None, dense)

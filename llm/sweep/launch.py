@@ -1,5 +1,6 @@
 """The local launcher: a process a job, as many at a time as the machine allows."""
 
+import math
 import signal
 import sys
 import threading
@@ -12,16 +13,14 @@ from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus
 
-from llm.config.errors import Interrupted, Refused
+from llm.config.errors import Interrupted
 from llm.config.jobs import Jobs
-from llm.config.outcome import Outcome, SweepJob, as_problem, report_problem, run_facts
-from llm.plan.cost import account, vocabulary
-from llm.plan.memory import peak_memory
+from llm.config.outcome import Outcome, SweepJob, report_problem, run_facts
+from llm.plan.estimate import Planner
 from llm.runs.arms import arm_of, read_content
 from llm.runs.code import changes, code_facts, packages
 from llm.runs.directory import mark_pruned
 from llm.sweep import manifest, process
-from llm.sweep.answer import Answers, resolved_here
 from llm.sweep.prune import Entry, Pruner
 from llm.sweep.resources import Gpus, cpu_slots, gpu_ids, memory_free, threads_each
 from llm.sweep.table import Table
@@ -31,8 +30,6 @@ from llm.sweep.task import Task
 _PERIOD = 0.05
 #: Seconds between two looks at the metric logs.
 _LOOK = 2.0
-#: What a job is counted as whose device is not here; it will say so itself.
-_CPU = {"device": "cpu", "precision": "fp32"}
 #: How a process ends that was told to.
 _STOPPED = (130, 143, -signal.SIGINT, -signal.SIGTERM)
 
@@ -87,67 +84,39 @@ def _tasks(
     """Compose and validate every job; find those that are done, and those that are the same."""
     frozen = jobs.frozen()
     assert jobs.snapshot is not None
-    composer, answers = frozen.composer(), Answers()
+    planner, composer = Planner(frozen), frozen.composer()
     changed: dict[str, str] = {}  # of the code that made a finished run
-    tasks: list[Task] = []
-    firsts: dict[str, Task] = {}
+    tasks: dict[int, Task] = {}
     with composer.opened():
         for number, overrides in zip(numbers, job_overrides, strict=True):
             job = frozen.job(number, overrides, composer)
-            if isinstance(job, Outcome):
-                label = frozen.label(job.overrides)
-                empty = SweepJob(
-                    number, job.overrides, label, {}, {}, {}, [], [], jobs.sweep, jobs.folder
-                )
-                tasks.append(Task(empty, outcome=job))
+            planned = planner.plan(number, job)
+            if isinstance(job, Outcome):  # it cannot even be composed
+                about = (number, job.overrides, planned.label)
+                job = SweepJob(*about, {}, {}, {}, [], [], jobs.sweep, jobs.folder)
+            task = tasks[number] = Task(job, planned.folder, planned.arm, planned.device)
+            if math.isfinite(planned.memory.value):
+                task.memory = planned.memory.value
+            if planned.state == "refused":
+                task.outcome = Outcome(number, job.overrides, 2, planned.problem, again=False)
                 continue
-            task = Task(job)
-            tasks.append(task)
-            try:
-                validated = job.validated(frozen.choices)
-            except Refused as refusal:
-                task.outcome = Outcome(number, job.overrides, 2, str(refusal), again=False)
+            task.shares = tasks.get(planned.same_as) if planned.same_as is not None else None
+            facts = run_facts(planned.folder) if planned.folder else {}
+            if jobs.restarts:
                 continue
-            config = validated.config
-            task.run = answers.run_id(validated)
-            machine = resolved_here(config["hardware"]) or _CPU
-            task.device = machine["device"]
-            task.arm = arm_of(answers.content(validated, machine)[0])
-            vocab, _ = vocabulary(config, answers.prepared(validated))
-            try:
-                costs = account(config, vocab)
-            except Refused as refusal:
-                problem = str(as_problem(refusal, job.words))
-                task.outcome = Outcome(number, job.overrides, 2, problem, again=False)
-                continue
-            if costs is not None:
-                known = {**config, "hardware": machine}
-                task.memory = peak_memory(known, costs.params_total, vocab)
-            restarts = config["run"]["existing"] == "restart"
-            given_up = None if restarts else hopeless.get(frozenset(job.overrides))
-            if task.run is not None:
-                task.folder = Path(config["outputs"]) / "runs" / task.run
-                task.shares = firsts.setdefault(task.run, task)
-                if task.shares is task:
-                    task.shares = None
-                facts = run_facts(task.folder)
-                if facts.get("state") == "finished" and not restarts:
-                    task.outcome = _answer(task, facts)
-                    places = [jobs.snapshot / place.name for place in packages(job.plugins)]
-                    changed[task.run] = changes(facts, code_facts(*places))
-            if task.outcome is None and given_up is not None:
-                task.outcome = replace(given_up, job=number)
+            if facts.get("state") == "finished":
+                loss = facts.get("val_loss")
+                task.outcome = Outcome(number, job.overrides, run=task.run, val_loss=loss)
+                places = [jobs.snapshot / place.name for place in packages(job.plugins)]
+                changed[str(task.run)] = changes(facts, code_facts(*places))
+            elif frozenset(job.overrides) in hopeless:
+                task.outcome = replace(hopeless[frozenset(job.overrides)], job=number)
             task.at_once = task.outcome is not None
     told = [how for how in changed.values() if how]
     if told:
         which = f"{len(told)} of {len(changed)} finished runs were made by other code"
         print(f"note: {which} ({told[0]})", file=sys.stderr)
-    return tasks
-
-
-def _answer(task: Task, facts: dict[str, Any]) -> Outcome:
-    loss = facts.get("val_loss")
-    return Outcome(task.job.number, task.job.overrides, run=task.run, val_loss=loss)
+    return list(tasks.values())
 
 
 def _job_return(outcome: Outcome) -> JobReturn:

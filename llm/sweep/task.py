@@ -20,8 +20,7 @@ class Task:
     """A job, its attempts and its outcome."""
 
     job: SweepJob
-    run: str | None = None  # id of the run that answers it, where known before
-    folder: Path | None = None  # of that run
+    folder: Path | None = None  # of the run that answers it, where known before
     arm: str = ""  # the same for the jobs that differ in their seed only
     device: str = "cpu"
     memory: float = 0.0  # bytes that it is expected to take
@@ -37,6 +36,10 @@ class Task:
     seconds: float = 0.0
     _progress: tuple[float, str, str] = field(default=(0.0, "", ""), repr=False)
     _seen: int = 0
+
+    @property
+    def run(self) -> str | None:
+        return self.folder.name if self.folder else None
 
     @property
     def state(self) -> State:

@@ -84,7 +84,7 @@ def test_time_is_measured_where_it_can_be_and_scaled_elsewhere(tmp_path, llm_tra
     folder = llm_train("moe=dense").folder
     facts = json.loads((folder / "run.json").read_text())
     config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
-    history = History(folder.parent.parent)
+    history = History.under(folder.parent.parent)
     mark, machine = signature(config, facts["vocab_size"]), machine_name(facts)
     same = history.pace(mark, machine, facts["flops_per_token"], 64)
     assert same.basis == "measured" and same.token > 0 and same.evaluation > 0

@@ -209,7 +209,7 @@ def test_a_hopeless_arm_is_stopped_in_all_its_seeds(pool, tmp_path, monkeypatch,
     made.pruner = Pruner(after=2)
     for number, task in enumerate(made.tasks):
         task.arm = f"lr={min(number, 4)}"
-        task.run, task.folder = f"r{number}", tmp_path / "runs" / f"r{number}"
+        task.folder = tmp_path / "runs" / f"r{number}"
         task.folder.mkdir(parents=True)
         (task.folder / "run.json").write_text('{"state": "running", "text_fingerprint": "a"}')
         losses = {4: (9.0, 8.5), 5: ()}.get(number, (2.0, 1.0))
