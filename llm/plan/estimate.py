@@ -105,7 +105,8 @@ class Planner:
         planned.prepared = bool(manifest)
         asked = config["train"]["eval_tokens"] or math.inf
         planned.examined = min(asked, _targets(manifest, "val"))
-        formula = peak_memory({**config, "hardware": here}, costs.params_total, vocab)
+        known = {**config, "hardware": {**config["hardware"], **here}}
+        formula = peak_memory(known, costs.params_total, vocab)
         mark, machine = signature(config, vocab), machine_name(here)
         planned.memory = self.history.memory(mark, machine, formula)
         examined = planned.examined if math.isfinite(planned.examined) else 0.0

@@ -178,7 +178,7 @@ def _read(folder: Path) -> Past | None:
         token, evaluation = _paces(rows)
         vocabulary = facts["vocab_size"]
         # The code of plugins runs where the command line names them, not where old configs do.
-        known = {**config, "hardware": facts, "plugins": []}
+        known = {**config, "hardware": {**config["hardware"], **facts}, "plugins": []}
         return Past(
             signature(config, vocabulary),
             machine_name(facts),

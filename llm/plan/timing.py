@@ -23,7 +23,7 @@ from llm.config.errors import Refused
 from llm.config.validate import Validated
 from llm.plan.cost import machine_here, vocabulary
 from llm.plan.history import History, machine_name, signature
-from llm.plan.partner import active_flops_width, dense_of, settings
+from llm.plan.width import dense_of, equal_width, settings
 from llm.runs.files import write_json
 from llm.sweep.answer import Answers
 
@@ -107,7 +107,7 @@ def width_of_equal_time(validated: Validated) -> int:
 
 def _to_measure(config: dict[str, Any], times: Times) -> list[list[str]]:
     lines = [] if times.experts is not None else [["compare=null"]]
-    for d_ff in times.missing(active_flops_width(config)):
+    for d_ff in times.missing(equal_width(config, "active_flops")):
         keys = settings(config["model"], d_ff)
         words = [f"model.{key}={value}" for key, value in keys.items()]
         lines.append(["compare=null", "moe=dense", *words])

@@ -17,13 +17,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from llm.config.choices import Choices
+from llm.config.errors import Interrupted
+from llm.config.outcome import Outcome, SweepJob, perform
+from llm.runs.files import write_json
+from llm.sweep.snapshot import environment
+
 if TYPE_CHECKING:
     from llm.config.jobs import Jobs
-    from llm.config.outcome import Outcome, SweepJob
 
 
 def start(
-    jobs: "Jobs", job: "SweepJob", log: IO[bytes] | None, extra: dict[str, str]
+    jobs: "Jobs", job: SweepJob, log: IO[bytes] | None, extra: dict[str, str]
 ) -> "subprocess.Popen[bytes]":
     """Start the process of a job.
 
@@ -32,9 +37,6 @@ def start(
         log: where its output goes, None for this process's own
         extra: variables beside those of this process
     """
-    from llm.runs.files import write_json
-    from llm.sweep.snapshot import environment
-
     assert jobs.snapshot is not None
     file = job_file(job)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -50,10 +52,8 @@ def start(
     )
 
 
-def outcome_of(job: "SweepJob", code: int) -> "Outcome":
+def outcome_of(job: SweepJob, code: int) -> Outcome:
     """What a process that ended with `code` left; it may have been killed."""
-    from llm.config.outcome import Outcome
-
     try:
         told = json.loads(outcome_file(job_file(job)).read_bytes())
     except (OSError, ValueError):
@@ -70,7 +70,7 @@ def outcome_of(job: "SweepJob", code: int) -> "Outcome":
     return Outcome(job.number, job.overrides, code or 1, problem)
 
 
-def do_in_a_process(jobs: "Jobs", job: "SweepJob") -> "Outcome":
+def do_in_a_process(jobs: "Jobs", job: SweepJob) -> Outcome:
     """Start, wait, and say what came of it: for launchers that bring processes of their own."""
     process = start(jobs, job, None, {})
     try:
@@ -82,7 +82,7 @@ def do_in_a_process(jobs: "Jobs", job: "SweepJob") -> "Outcome":
     return outcome_of(job, code)
 
 
-def job_file(job: "SweepJob") -> Path:
+def job_file(job: SweepJob) -> Path:
     """Where the process finds its job; this launcher's own, as several may run one sweep."""
     return Path(job.folder) / "jobs" / f".{job.number:04}-{os.getpid()}.json"
 
@@ -109,11 +109,6 @@ def _die_with_the_parent() -> None:
 
 def main(file: Path) -> int:
     """Do the job that `file` describes; the exit code of the process."""
-    from llm.config.choices import Choices
-    from llm.config.errors import Interrupted
-    from llm.config.outcome import SweepJob, perform
-    from llm.runs.files import write_json
-
     told: dict[str, Any] = json.loads(file.read_bytes())
     job = SweepJob(**told["job"])
     snapshot = Path(__file__).parent.parent.parent

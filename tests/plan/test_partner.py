@@ -13,8 +13,8 @@ from llm.config.errors import Refused
 from llm.config.jobs import Jobs
 from llm.config.overrides import read
 from llm.plan.memory import peak_memory
-from llm.plan.partner import DENSE
 from llm.plan.timing import Times
+from llm.plan.width import DENSE
 from llm.runs.identity import config_hash
 from llm.tokenizer.bytes import Bytes
 from tests.toy import TOY
