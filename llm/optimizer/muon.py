@@ -170,6 +170,11 @@ class Muon(Recipe):
         """One moment of matrices, two of the rest, which AdamW steps."""
         return 4 if role in STEPPED else super().state_bytes(role)
 
+    @classmethod
+    def step_bytes(cls, role: Role) -> int:
+        """Of matrices the update, a stack of all of one shape, and two more in the iteration."""
+        return 16 if role in STEPPED else 0
+
     def batch_factor(self, tokens_per_step: int) -> float:
         """√(tokens / 2,048) between 2,048 and 8,192 tokens a step, and no more beyond.
 

@@ -72,6 +72,11 @@ class Recipe:
         in float32."""
         return 8
 
+    @classmethod
+    def step_bytes(cls, role: Role) -> int:
+        """Bytes of each that a step takes in passing, beside states and gradients."""
+        return 0
+
     def caveats(self, model: nn.Module) -> list[str]:
         """What of the settings has no effect on `model`, a line each."""
         there = sorted({role_of(parameter) for parameter in model.parameters()})
