@@ -13,6 +13,7 @@ R rows, T time, V vocabulary
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import torch
@@ -229,12 +230,12 @@ class Engine:
         self._rows.append(row)
 
     def _leave(self, slot: int) -> None:
-        """Close the gap: with the last row that decodes, and then with the one that reads."""
-        decoding = len(self._rows) - self._rows[-1].reading
-        for gap, source in ((slot, decoding - 1), (decoding - 1, len(self._rows) - 1)):
-            if gap < source:
-                self._cache.move(source, gap)
-                self._rows[gap] = self._rows[source]
+        """Close the gap: with the last row that decodes, and its place with the one that reads."""
+        last, decoding = len(self._rows) - 1, len(self._rows) - self._rows[-1].reading
+        gaps = [slot, decoding - 1, last] if slot < decoding else [slot]
+        for gap, source in pairwise(dict.fromkeys(gaps)):
+            self._cache.move(source, gap)
+            self._rows[gap] = self._rows[source]
         self._rows.pop()
         self._cache.lengths[len(self._rows)] = 0
 

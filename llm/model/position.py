@@ -152,7 +152,7 @@ class Rope(Position):
         self.register_buffer("frequencies", base**-exponent, persistent=False)
 
     def frequencies_for(self, position_T: Tensor) -> Tensor:
-        """Radians a place for each pair of channels: (C/2,)."""
+        """Radians a place for each pair of channels: (C/2,), or of each row (…, 1, C/2)."""
         return self.frequencies
 
     def rotate(self, x_BHTC: Tensor, context: Context) -> Tensor:

@@ -31,9 +31,9 @@ class RopeDynamic(Rope):
     """A base that grows with the text, base · (s·n/L − (s−1))^{C/(C−2)} at n > L places.
 
     "Dynamic NTK" (bloc97, emozilla 2023; in YaRN's appendix B.3): nothing changes up to L, and no
-    training is needed beyond. n is the largest position of the call plus one. So with a key-value
-    cache, keys keep the turn of the length at which they were read, and logits beyond L differ
-    from those of one call; all other positions agree.
+    training is needed beyond. n is the largest position of a call plus one, row by row. So with a
+    key-value cache, keys keep the turn of the length at which they were read, and logits beyond L
+    differ from those of one call; all other positions agree.
 
     Args:
         base: of the plain frequencies
@@ -56,7 +56,9 @@ class RopeDynamic(Rope):
         self.length = original_max_seq_len or geometry.max_seq_len
 
     def frequencies_for(self, position_T: Tensor) -> Tensor:
-        n = (position_T.max() + 1).clamp_min(self.length)
+        # Of each row by itself, where rows stand at places of their own.
+        last = position_T.max() if position_T.dim() == 1 else position_T.amax(-1)[:, None, None]
+        n = (last + 1).clamp_min(self.length)
         growth = self.factor * n / self.length - (self.factor - 1)
         pairs = torch.arange(0, self.head_dim, 2, device=position_T.device)
         # (base · growth^{C/(C−2)})^{−2j/C}

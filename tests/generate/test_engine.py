@@ -1,6 +1,7 @@
 """The engine: a row gives the same bytes whoever shares the batch, and the model's own figures."""
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,6 +9,8 @@ import torch
 from llm.generate.engine import Engine, Request
 from llm.model.cache import BLOCK
 from llm.model.latent import LatentAttention
+from llm.model.position import Geometry
+from llm.model.rope_scaling import RopeDynamic
 from tests.toy_models import VOCAB, experts, randomised, tokens, transformer
 
 MODELS = {
@@ -20,6 +23,7 @@ MODELS = {
     },
     "alibi, soft-capped": {"position": "alibi", "attention_softcap": 2.0, "logit_softcap": 3.0},
     "kerple": {"position": "kerple"},
+    "dynamic rope": {},
     "learned positions": {"position": "learned"},
     "latent": {"attention": LatentAttention, "qk_norm": "none"},
     "top-1": {"moe": experts(4, 1)},
@@ -31,7 +35,11 @@ def model_of(name: str, dtype=torch.float32):
     """Wide enough that products of one, two and four rows round differently."""
     torch.manual_seed(0)
     facts = {"d_model": 64, "d_ff": 96, "n_heads": 4, "n_layers": 2, "max_seq_len": 200}
-    return randomised(transformer(**{**facts, **MODELS[name]})).eval().to(dtype)
+    model = randomised(transformer(**{**facts, **MODELS[name]})).eval()
+    if name == "dynamic rope":  # grows with the text from 48 places on
+        geometry = Geometry(64, 4, 16, 200, 0.02)
+        model.position = RopeDynamic(geometry, base=1e4, factor=2.0, original_max_seq_len=48)
+    return model.to(dtype)
 
 
 def random_request(draws: random.Random, **changes) -> Request:
@@ -71,6 +79,30 @@ def test_a_row_is_equal_to_the_byte_alone_and_among_any_others(name, dtype):
                 kept[1].append(event.logprob)
                 found[event.ticket] = (kept[0], kept[1], event.reason)
         assert found == expected
+
+
+@pytest.mark.parametrize("steps", range(1, 9))
+def test_a_prompt_that_is_cancelled_while_it_is_read_disturbs_nobody(steps):
+    """With one, two and three rows that decode before it, and one that waits behind it."""
+    model, draws = model_of("dense"), random.Random(5)
+    requests = [random_request(draws, max_tokens=25, stop_ids=(), temperature=1.0) for _ in "abc"]
+    requests = [replace(request, prompt=request.prompt[:3]) for request in requests]
+    alone = [told(next(Engine(model, 1).generate([request]))) for request in requests]
+    engine, events = Engine(model, 5), []
+    tickets = [engine.submit(request) for request in requests[: 1 + steps % 3]]
+    while len({event.ticket for event in events}) < len(tickets):
+        events += engine.step()
+    long = engine.submit(Request([3] * 190, 5))
+    tickets += [engine.submit(request) for request in requests[len(tickets) :]]
+    for _ in range(steps):
+        events += engine.step()
+    engine.cancel(long)
+    while engine.busy:
+        events += engine.step()
+    for ticket, (tokens_, logprobs, _) in zip(tickets, alone, strict=True):
+        own = [event for event in events if event.ticket == ticket]
+        assert [event.token for event in own] == tokens_
+        assert [event.logprob for event in own] == logprobs
 
 
 def test_cancelled_and_later_rows_do_not_disturb_the_others():
